@@ -1,0 +1,309 @@
+"""ZIP bytes <-> entries, in the strict profile of FORMAT.md; knows no JSON and no tensors.
+
+The structure is canonical: names, sizes and CRCs determine every other byte. So there is one
+function that makes those bytes (`layout`), the writer writes them and the reader compares.
+Section numbers are those of PKWARE APPNOTE 6.3.10.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from isal.isal_zlib import crc32, crc32_combine
+
+from .errors import FormatError
+
+__all__ = ["Entry", "Layout", "Read", "Source", "crc32", "crc32_combine", "layout", "read_layout"]
+
+Read = Callable[[int, int], bytes]  # (offset, length) -> at most that many bytes
+
+LOCAL_MAGIC = b"PK\3\4"
+ALIGNMENT = 4096
+ALIGNED_SUFFIX = ".safetensors"
+
+_LIMIT = 0xFFFFFFFE  # the largest value written in clear: 0xFFFFFFFF means "see ZIP64"
+_LOCAL = struct.Struct("<4s5H3L2H")  # 4.3.7
+_CENTRAL = struct.Struct("<4s6H3L5H2L")  # 4.3.12
+_END = struct.Struct("<4s4H2LH")  # 4.3.16
+_END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
+_LOCATOR64 = struct.Struct("<4sLQL")  # 4.3.15
+_VERSION, _VERSION64, _MADE_BY = 20, 45, 0x0314
+_FLAGS, _STORED, _TIME, _DATE = 0x0800, 0, 0, 0x0021
+_MODE = 0x81A40000  # a regular file, rw-r--r--
+_ALIGNMENT_ID = 0xD935
+_ALIGNMENT_RECORD = 6  # id, size, the alignment itself; zero bytes follow
+
+FIRST_NAME = "manifest.json"
+FIRST_HEADER = _LOCAL.size + len(FIRST_NAME)
+_FIRST_PREFIX = struct.pack("<4s5H", LOCAL_MAGIC, _VERSION, _FLAGS, _STORED, _TIME, _DATE)
+_FIRST_SUFFIX = struct.pack("<2H", len(FIRST_NAME), 0) + FIRST_NAME.encode()
+_FIRST_VALUES = struct.Struct("<3L")
+_TAIL = 4096  # far above any canonical directory, which has at most five records
+_FAR_TAIL = 64 * 1024  # where an end record may hide behind a comment, for a better message
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One member of the archive: where its data begins, its size in bytes, its CRC-32."""
+
+    name: str
+    offset: int
+    size: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The bytes around the data: a local header before each entry, and what follows the last."""
+
+    entries: tuple[Entry, ...]
+    headers: tuple[bytes, ...]
+    tail: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole file."""
+        return self.tail_offset + len(self.tail)
+
+    @property
+    def tail_offset(self) -> int:
+        """Where the central directory begins."""
+        last = self.entries[-1]
+        return last.offset + last.size
+
+
+class Source(Protocol):
+    """Bytes at rest: a file or a buffer."""
+
+    size: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on; fewer only at the end."""
+
+
+def layout(members: Sequence[tuple[str, int, int]]) -> Layout:
+    """The canonical structure for members given as (name, size, CRC-32)."""
+    entries, headers, central = [], [], []
+    position = 0
+    for name, size, crc in members:
+        header = _local_header(name, size, crc, position)
+        entries.append(Entry(name, position + len(header), size, crc))
+        headers.append(header)
+        central.append(_central_record(name, size, crc, position))
+        position += len(header) + size
+    directory = b"".join(central)
+    return Layout(tuple(entries), tuple(headers), directory + _end(len(central), len(directory), position))
+
+
+def data_offset(name: str, size: int, position: int) -> int:
+    """Where the data of an entry begins whose local header begins at `position`."""
+    plain = position + _LOCAL.size + len(name) + (20 if size > _LIMIT else 0)
+    if not name.endswith(ALIGNED_SUFFIX):
+        return plain
+    return -(-(plain + _ALIGNMENT_RECORD) // ALIGNMENT) * ALIGNMENT
+
+
+def total_size(members: Sequence[tuple[str, int]]) -> int:
+    """Bytes of an archive whose members are given as (name, size)."""
+    position, directory = 0, 0
+    for name, size in members:
+        directory += _CENTRAL.size + len(name) + _wide_size(size, position)
+        position = data_offset(name, size, position) + size
+    end64 = _END64.size + _LOCATOR64.size if position > _LIMIT else 0
+    return position + directory + end64 + _END.size
+
+
+def first_header(size: int, crc: int) -> bytes:
+    """The local header of `manifest.json`, which begins every container."""
+    return _FIRST_PREFIX + _FIRST_VALUES.pack(crc, size, size) + _FIRST_SUFFIX
+
+
+def first_values(head: bytes) -> tuple[int, int]:
+    """Size and CRC-32 of `manifest.json` from a file's first bytes; errors as `FormatError`."""
+    if len(head) < FIRST_HEADER:
+        raise FormatError("zip.truncated", f"the file ends after {len(head)} bytes")
+    crc, size, _ = _FIRST_VALUES.unpack_from(head, len(_FIRST_PREFIX))
+    if head[:FIRST_HEADER] != first_header(size, crc):
+        raise FormatError(
+            "zip.structure",
+            "the local header is not the one its name, size and CRC determine",
+            where=FIRST_NAME,
+        )
+    return size, crc
+
+
+def read_layout(source: Source) -> Layout:
+    """Read the structure of a container and compare every byte of it with the canonical one.
+
+    Raises FormatError `zip.truncated` or `zip.structure`.
+    """
+    tail = _read_tail(source)
+    found = layout([(name, size, crc) for name, size, crc in _members(source, tail)])
+    if found.size != source.size:
+        raise FormatError(
+            "zip.structure",
+            f"the entries need a file of {found.size} bytes, this one has {source.size}",
+        )
+    if source.read(found.tail_offset, len(found.tail)) != found.tail:
+        raise FormatError("zip.structure", "the central directory is not canonical")
+    for entry, header in zip(found.entries, found.headers, strict=True):
+        if source.read(entry.offset - len(header), len(header)) != header:
+            raise FormatError(
+                "zip.structure",
+                "the local header differs from what the central directory determines",
+                where=entry.name,
+            )
+    return found
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Open a regular file for reading, once and without waiting; return the descriptor.
+
+    Raises FormatError `file.type` for a pipe, device or folder, `file.unreadable` for what the
+    system refuses; a path that is not there stays FileNotFoundError.
+    """
+    try:
+        fd = os.open(path, _OPEN_FLAGS)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except IsADirectoryError:
+        raise FormatError("file.type", "this is a folder, not a file").at(path) from None
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error).at(path) from None
+    return fd
+
+
+def file_size(fd: int) -> int:
+    """Size of an open regular file in bytes; FormatError `file.type` for anything else."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise FormatError("file.type", f"this is {_kind(status.st_mode)}, not a regular file")
+    return status.st_size
+
+
+_OPEN_FLAGS = (
+    os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
+)
+
+
+def _cannot_open(path: str | os.PathLike[str], error: OSError | ValueError) -> FormatError:
+    if os.path.isdir(path):  # Windows says "permission denied" for a folder
+        return FormatError("file.type", "this is a folder, not a file")
+    if isinstance(error, OSError) and error.errno == errno.ENXIO:
+        return FormatError("file.type", "this is a socket, not a regular file")
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return FormatError("file.unreadable", f"cannot be opened: {reason}")
+
+
+def _kind(mode: int) -> str:
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(mode)), "a device")
+
+
+def _local_header(name: str, size: int, crc: int, position: int) -> bytes:
+    raw = name.encode()
+    big = size > _LIMIT
+    extra = struct.pack("<2H2Q", 1, 16, size, size) if big else b""  # 4.5.3: both, in a local header
+    if name.endswith(ALIGNED_SUFFIX):
+        start = position + _LOCAL.size + len(raw) + len(extra) + _ALIGNMENT_RECORD
+        padding = -start % ALIGNMENT
+        extra += struct.pack("<3H", _ALIGNMENT_ID, 2 + padding, ALIGNMENT) + bytes(padding)
+    shown = 0xFFFFFFFF if big else size
+    return (
+        _LOCAL.pack(
+            LOCAL_MAGIC, _VERSION64 if big else _VERSION, _FLAGS, _STORED, _TIME, _DATE,
+            crc, shown, shown, len(raw), len(extra),
+        )
+        + raw
+        + extra
+    )  # fmt: skip
+
+
+def _central_record(name: str, size: int, crc: int, position: int) -> bytes:
+    raw = name.encode()
+    wide = [value for value in (size, size, position) if value > _LIMIT]
+    extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
+    shown, offset = min(size, 0xFFFFFFFF), min(position, 0xFFFFFFFF)
+    return (
+        _CENTRAL.pack(
+            b"PK\1\2", _MADE_BY, _VERSION64 if wide else _VERSION, _FLAGS, _STORED, _TIME, _DATE,
+            crc, shown, shown, len(raw), len(extra), 0, 0, 0, _MODE, offset,
+        )
+        + raw
+        + extra
+    )  # fmt: skip
+
+
+def _end(count: int, size: int, offset: int) -> bytes:
+    end = _END.pack(b"PK\5\6", 0, 0, count, count, size, min(offset, 0xFFFFFFFF), 0)
+    if offset <= _LIMIT:
+        return end
+    end64 = _END64.pack(b"PK\6\6", 44, _MADE_BY, _VERSION64, 0, 0, count, count, size, offset)
+    return end64 + _LOCATOR64.pack(b"PK\6\7", 0, offset + size, 1) + end
+
+
+def _wide_size(size: int, position: int) -> int:
+    """Bytes of the ZIP64 extra of a central record."""
+    count = 2 * (size > _LIMIT) + (position > _LIMIT)
+    return 4 + 8 * count if count else 0
+
+
+def _read_tail(source: Source) -> bytes:
+    """The last bytes of the file, in which the whole directory lies if it is canonical."""
+    tail = source.read(max(0, source.size - _TAIL), min(source.size, _TAIL))
+    if tail[-_END.size :][:4] == b"PK\5\6":
+        return tail
+    far = source.read(max(0, source.size - _FAR_TAIL), min(source.size, _FAR_TAIL))
+    at = far.rfind(b"PK\5\6")
+    if at < 0:
+        raise FormatError("zip.truncated", "the end record is missing: the file was cut short")
+    if len(far) - at < _END.size:
+        raise FormatError("zip.truncated", "the end record is cut off")
+    raise FormatError("zip.structure", "the end record is followed by other bytes")
+
+
+def _members(source: Source, tail: bytes) -> Iterator[tuple[str, int, int]]:
+    """(name, size, CRC-32) of each central record; `read_layout` compares all the rest."""
+    directory = tail[_directory_start(source, tail) :]
+    position = 0
+    while directory[position : position + 4] == b"PK\1\2":
+        record = directory[position : position + _CENTRAL.size]
+        if len(record) < _CENTRAL.size:
+            break
+        values = _CENTRAL.unpack(record)
+        crc, size, name_size, extra_size = values[7], values[9], values[10], values[11]
+        name_at = position + _CENTRAL.size
+        extra = directory[name_at + name_size : name_at + name_size + extra_size]
+        if size == 0xFFFFFFFF and len(extra) >= 12:
+            size = struct.unpack_from("<Q", extra, 4)[0]
+        if size > source.size:
+            raise FormatError("zip.structure", "an entry is larger than the file")
+        yield _decode_name(directory[name_at : name_at + name_size]), size, crc
+        position = name_at + name_size + extra_size
+    if position == 0:
+        raise FormatError("zip.structure", "the central directory is not where the end record says")
+
+
+def _directory_start(source: Source, tail: bytes) -> int:
+    """Index in `tail` at which the end records say that the central directory begins."""
+    offset = _END.unpack_from(tail, len(tail) - _END.size)[6]
+    locator = len(tail) - _END.size - _LOCATOR64.size
+    if offset == 0xFFFFFFFF and locator >= _END64.size:
+        offset = _END64.unpack_from(tail, locator - _END64.size)[9]
+    start = int(offset) - (source.size - len(tail))
+    if not 0 <= start < len(tail):
+        raise FormatError("zip.structure", "the end record points outside the file")
+    return start
+
+
+def _decode_name(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise FormatError("zip.structure", "an entry's name is not UTF-8") from None

@@ -1,0 +1,173 @@
+"""A save happens or does not: drafts beside their target, synced, then moved in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from .errors import DistillganError
+
+_LOCK_NAME = ".model_library.lock"
+_LOCK_SECONDS = 30
+_CHUNK = 4 * 1024 * 1024
+_BUFFER = 1024 * 1024
+_NO_HARD_LINKS = frozenset(
+    {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EACCES}
+)
+_NO_KERNEL_COPY = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EBADF}
+)
+
+
+class Identity(NamedTuple):
+    """What tells one state of a file from another."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class Draft:
+    """A file under construction; it becomes the target or it disappears."""
+
+    def __init__(self, path: Path, file: BinaryIO):
+        self.path = path
+        self.file = file
+
+    def replace(self, target: Path, *, expected: Identity | None = None) -> None:
+        """Take the place of `target`, which must still be what `expected` says, if given."""
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(self.path, os.stat(target).st_mode & 0o7777)
+        self._finish()
+        if expected is not None and identity(target) != expected:
+            raise DistillganError(
+                f"{target} was changed by another program in the meantime; nothing was written."
+            )
+        os.replace(self.path, target)
+        sync_folder(target.parent)
+
+    def claim(self, candidates: Iterable[Path]) -> Path:
+        """Take the first candidate name that nothing has yet, and return it."""
+        self._finish()
+        target = self.path
+        for target in candidates:
+            with contextlib.suppress(FileExistsError):
+                _move_new(self.path, target)
+                sync_folder(target.parent)
+                return target
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+    def _finish(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+
+
+@contextlib.contextmanager
+def draft(folder: Path) -> Iterator[Draft]:
+    """Open a new hidden file in `folder` for writing and reading; remove it unless it was moved."""
+    path = folder / f".{secrets.token_hex(8)}.tmp"
+    with open(path, "x+b", buffering=_BUFFER) as file:
+        try:
+            yield Draft(path, file)
+        finally:
+            file.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+def identity(target: str | os.PathLike[str] | int) -> Identity:
+    """Device, inode, size and mtime of a path or descriptor."""
+    status = os.stat(target)
+    return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable, where the system lets a folder be synced."""
+    if os.name == "nt":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(fd)
+
+
+def copy_range(source: int, offset: int, length: int, target: BinaryIO) -> None:
+    """Copy bytes from a descriptor to the position of `target`, inside the kernel if it can."""
+    target.flush()
+    done = _kernel_copy(source, offset, length, target) if hasattr(os, "copy_file_range") else 0
+    while done < length:
+        chunk = read_at(source, offset + done, min(_CHUNK, length - done))
+        if not chunk:
+            raise DistillganError("The file became shorter while it was being copied.")
+        target.write(chunk)
+        done += len(chunk)
+
+
+def read_at(fd: int, offset: int, length: int) -> bytes:
+    """At most `length` bytes of a descriptor from `offset` on."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    os.lseek(fd, offset, os.SEEK_SET)  # Windows: no pread
+    return os.read(fd, length)
+
+
+@contextlib.contextmanager
+def library_lock(folder: Path, *, timeout: float = _LOCK_SECONDS) -> Iterator[None]:
+    """Hold the lock of a library folder, which other processes respect.
+
+    Raises TimeoutError when it was not to be had in `timeout` seconds, OSError when the folder
+    cannot hold a lock.
+    """
+    from filelock import FileLock  # 17 ms that only writing an index, or a FAT disk, should cost
+
+    with FileLock(folder / _LOCK_NAME, timeout=timeout):
+        yield
+
+
+def _kernel_copy(source: int, offset: int, length: int, target: BinaryIO) -> int:
+    """Bytes that copy_file_range moved; fewer than `length` where it is not supported."""
+    start, done = target.tell(), 0
+    try:
+        while done < length:
+            copied = os.copy_file_range(source, target.fileno(), length - done, offset + done, start + done)
+            if copied == 0:
+                break
+            done += copied
+    except OSError as error:
+        if error.errno not in _NO_KERNEL_COPY:
+            raise
+    target.seek(start + done)
+    return done
+
+
+def _move_new(path: Path, target: Path) -> None:
+    """Give `path` the name `target`; FileExistsError if something has it."""
+    if os.name == "nt":
+        os.rename(path, target)
+        return
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS or isinstance(error, FileExistsError):
+            raise
+        _move_locked(path, target)
+    else:
+        os.unlink(path)
+
+
+def _move_locked(path: Path, target: Path) -> None:
+    with library_lock(target.parent):
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+        os.rename(path, target)

@@ -1,0 +1,254 @@
+"""Header bytes of a safetensors member <-> TensorSpec; knows no zip and reads no weights.
+
+The canonical form is in FORMAT.md. A reader decodes, checks that the extents tile the data in
+the one right order, encodes again and compares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated
+
+import blake3
+import msgspec
+
+from ._text import has_control
+from .errors import FormatError
+
+MAX_HEADER = 8 * 1024 * 1024
+ITEM_SIZE = {
+    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1,
+    "F8_E8M0": 1, "U16": 2, "I16": 2, "F16": 2, "BF16": 2, "U32": 4, "I32": 4, "F32": 4,
+    "U64": 8, "I64": 8, "F64": 8, "C64": 8,
+}  # fmt: skip
+
+_PAGE = 4096
+_LINE = 64  # bytes: what vector loads and torch's own allocator align to
+_METADATA = b'{"__metadata__":'
+_ALIAS = "alias:"
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """A stored tensor as its header describes it.
+
+    `begin` and `end` are byte offsets in the component's data, `blake3` the hex digest of those
+    bytes. An alias has the spec of the tensor that is stored for it, so its `name` differs from
+    the alias.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+    blake3: str
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor's data in bytes."""
+        return self.end - self.begin
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A decoded header: tensors in data order, and which stored name each alias stands for."""
+
+    tensors: dict[str, TensorSpec]
+    aliases: dict[str, str]
+
+    @property
+    def data_bytes(self) -> int:
+        """Size of all tensors' data in bytes."""
+        return next(reversed(self.tensors.values())).end if self.tensors else 0
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all stored tensors, buffers included."""
+        return sum(math.prod(spec.shape) for spec in self.tensors.values())
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    dtype: str
+    shape: tuple[_Count, ...]
+    data_offsets: tuple[_Count, _Count]
+
+
+class _MetadataOnly(msgspec.Struct):
+    metadata: msgspec.Raw = msgspec.field(name="__metadata__", default=msgspec.Raw(b""))
+
+
+_decode_metadata_only = msgspec.json.Decoder(_MetadataOnly).decode
+_decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
+_decode_records = msgspec.json.Decoder(dict[str, _Record]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+def digest(data: bytes | memoryview) -> str:
+    """BLAKE3 of bytes, in hex."""
+    return blake3.blake3(data).hexdigest()
+
+
+def is_hex(text: str) -> bool:
+    """Whether text is whole bytes in lower-case hex."""
+    try:
+        return bytes.fromhex(text).hex() == text
+    except ValueError:
+        return False
+
+
+def arrange(tensors: Iterable[tuple[str, str, Sequence[int]]]) -> list[TensorSpec]:
+    """Put (name, dtype, shape) in data order and give each its extent; digests are left blank."""
+    sized = [(name, dtype, tuple(shape), _size(dtype, shape)) for name, dtype, shape in tensors]
+    sized.sort(key=lambda t: _order(t[0], t[1], t[3]))
+    specs, position = [], 0
+    for name, dtype, shape, size in sized:
+        check_name(name)
+        specs.append(TensorSpec(name, dtype, shape, position, position + size, "0" * 64))
+        position += size
+    return specs
+
+
+def encode_header(tensors: Iterable[TensorSpec], aliases: Mapping[str, str]) -> bytes:
+    """The canonical header (8 + N bytes) of tensors in data order.
+
+    `aliases` maps each other name of a tied tensor to the stored one.
+    """
+    tensors = list(tensors)
+    metadata = {"format": "pt", "blake3": "".join(spec.blake3 for spec in tensors)}
+    metadata |= {_ALIAS + name: aliases[name] for name in sorted(aliases)}
+    records = {s.name: _Record(s.dtype, s.shape, (s.begin, s.end)) for s in tensors}
+    return _frame(_encode({"__metadata__": metadata, **records}))
+
+
+def decode_header(raw: bytes) -> Header:
+    """Decode a canonical header of 8 + N bytes.
+
+    Raises FormatError with a `safetensors.…` code that says which rule is broken.
+    """
+    text = _unframe(raw)
+    metadata, records = _decode(text)
+    digests, aliases = _read_metadata(metadata, len(records))
+    tensors = _read_records(records, digests)
+    _check_names(text, tensors, aliases)
+    _check_aliases(tensors, aliases)
+    if _frame(_encode({"__metadata__": metadata, **records})) != raw:
+        raise FormatError("safetensors.canonical", "the header is not in its canonical spelling and padding")
+    return Header(tensors, aliases)
+
+
+def check_name(name: str) -> None:
+    """Refuse a tensor name that a safetensors header cannot hold or a terminal should not see."""
+    if name == "__metadata__":
+        raise FormatError("safetensors.name", "a tensor cannot be named __metadata__", where=name)
+    if has_control(name):
+        raise FormatError("safetensors.name", "a tensor's name holds control characters", where=name)
+    if any("\ud800" <= c <= "\udfff" for c in name):
+        raise FormatError("safetensors.name", "a tensor's name is not valid Unicode", where=name)
+
+
+def _order(name: str, dtype: str, size: int) -> tuple[int, str]:
+    return (0 if size % _LINE == 0 else 16 - ITEM_SIZE[dtype], name)  # code points sort as UTF-8
+
+
+def _size(dtype: str, shape: Sequence[int]) -> int:
+    return math.prod(shape) * ITEM_SIZE[dtype]
+
+
+def _frame(text: bytes) -> bytes:
+    padded = -(-(8 + len(text)) // _PAGE) * _PAGE - 8
+    return padded.to_bytes(8, "little") + text.ljust(padded)
+
+
+def _unframe(raw: bytes) -> bytes:
+    if len(raw) > MAX_HEADER:
+        raise FormatError("safetensors.length", f"the header is larger than {MAX_HEADER} bytes")
+    length = int.from_bytes(raw[:8], "little")
+    if length != len(raw) - 8 or len(raw) < _PAGE:
+        raise FormatError(
+            "safetensors.length", f"the header says {length} bytes, its place holds {len(raw) - 8}"
+        )
+    return raw[8:]
+
+
+def _decode(text: bytes) -> tuple[dict[str, str], dict[str, _Record]]:
+    try:
+        if not text.startswith(_METADATA):
+            _decode_metadata_only(text)  # not even JSON says more than not canonical
+            raise FormatError("safetensors.canonical", "__metadata__ does not come first")
+        raw = bytes(_decode_metadata_only(text).metadata)
+        metadata = _decode_metadata(raw)
+        if not text.startswith(_METADATA + raw):
+            raise FormatError("safetensors.canonical", "__metadata__ stands twice")
+        rest = text[len(_METADATA) + len(raw) :].lstrip(b",")
+        return metadata, _decode_records(b"{" + rest)
+    except msgspec.ValidationError as error:
+        raise FormatError("safetensors.json", str(error)) from None
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise FormatError("safetensors.json", f"the header is not JSON: {error}") from None
+
+
+def _read_metadata(metadata: dict[str, str], count: int) -> tuple[str, dict[str, str]]:
+    digests = metadata.get("blake3", "")
+    if metadata.get("format") != "pt" or "blake3" not in metadata:
+        raise FormatError("safetensors.metadata", 'needs "format": "pt" and "blake3"')
+    if len(digests) != 64 * count or not is_hex(digests):
+        raise FormatError("safetensors.metadata", f"blake3 is not {count} hex digests joined")
+    aliases = {}
+    for key, value in list(metadata.items())[2:]:
+        if not key.startswith(_ALIAS):
+            raise FormatError("safetensors.metadata", "an unknown key", where=key)
+        aliases[key[len(_ALIAS) :]] = value
+    if list(aliases) != sorted(aliases) or list(metadata)[:2] != ["format", "blake3"]:
+        raise FormatError("safetensors.canonical", "the keys of __metadata__ are out of order")
+    return digests, aliases
+
+
+def _read_records(records: dict[str, _Record], digests: str) -> dict[str, TensorSpec]:
+    tensors = {}
+    position = at = last_rank = 0
+    last_name: str | None = None
+    for name, record in records.items():
+        dtype, shape, (begin, end) = record.dtype, record.shape, record.data_offsets
+        item = ITEM_SIZE.get(dtype)
+        if item is None:
+            raise FormatError("safetensors.dtype", f"unknown dtype {dtype!r}", where=name)
+        size = math.prod(shape) * item
+        if begin != position or end - begin != size:
+            raise _extent_error(name, begin, end, position, size)
+        rank = 16 - item if size % _LINE else 0  # `_order`, without a tuple for each tensor
+        if rank < last_rank or (rank == last_rank and last_name is not None and name <= last_name):
+            raise FormatError("safetensors.canonical", "the tensors are out of order", where=name)
+        tensors[name] = TensorSpec(name, dtype, shape, begin, end, digests[at : at + 64])
+        last_rank, last_name, position, at = rank, name, end, at + 64
+    return tensors
+
+
+def _extent_error(name: str, begin: int, end: int, position: int, size: int) -> FormatError:
+    return FormatError(
+        "safetensors.extent",
+        f"lies at {begin} to {end}; its shape and place determine {position} to {position + size}",
+        where=name,
+    )
+
+
+def _check_names(text: bytes, tensors: Iterable[str], aliases: Mapping[str, str]) -> None:
+    if text.isascii() and b"\\" not in text and b"\x7f" not in text:
+        return
+    for name in (*tensors, *aliases):
+        check_name(name)
+
+
+def _check_aliases(tensors: Mapping[str, TensorSpec], aliases: Mapping[str, str]) -> None:
+    for name, stored in aliases.items():
+        if name in tensors:
+            problem = "is an alias and a stored tensor at once"
+        elif stored not in tensors:
+            problem = "is an alias of a tensor that is not stored"
+        elif stored > name:
+            problem = "is stored under another name than the least"
+        elif name == "__metadata__":
+            problem = "cannot be the name of a tensor"
+        else:
+            continue
+        raise FormatError("safetensors.alias", problem, where=name)

@@ -1,0 +1,370 @@
+"""Open and read a container: the manifest alone, or the whole structure and its headers."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from html import escape
+
+from . import _archive, _safetensors, signature
+from ._archive import Entry
+from ._atomic import Identity, identity, read_at
+from ._safetensors import Header, TensorSpec
+from ._text import printable
+from .errors import (
+    DistillganError,
+    FormatError,
+    IntegrityError,
+    LegacyFormatError,
+    ModelNotFoundError,
+)
+from .manifest import (
+    MAX_MANIFEST,
+    MAX_PREVIEW,
+    Manifest,
+    decode_manifest,
+)
+
+PREVIEW_NAME = "preview.flac"
+SIGNATURE_NAME = "manifest.json.sig"
+COMPONENTS = ("vae", "vocoder")
+
+_FIRST_READ = 8192
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_LEGACY_SUFFIX = ".distill"
+
+
+class FileSource:
+    """An open regular file."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+        self.size = _archive.file_size(fd)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on."""
+        return read_at(self.fd, offset, length)
+
+    def close(self) -> None:
+        """Close the descriptor; again is harmless."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
+
+
+class BufferSource:
+    """A container in memory: what a transport file holds."""
+
+    def __init__(self, data: bytes | bytearray | memoryview):
+        self.data = memoryview(data)
+        self.size = len(self.data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes from `offset` on."""
+        return bytes(self.data[offset : offset + length])
+
+    def close(self) -> None:
+        """Nothing to do: the buffer goes with its last user."""
+
+
+def entry_name(component: str) -> str:
+    """The archive entry that holds a component's tensors."""
+    return component + _archive.ALIGNED_SUFFIX
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """Read a container's manifest, and nothing else of it.
+
+    Vouches for the manifest's bytes (CRC, canonical form, schema) and for the file's length.
+    Raises FormatError, LegacyFormatError, UnsupportedVersionError, ModelNotFoundError.
+    """
+    source = _open_source(path)
+    try:
+        return _manifest_of(source)
+    except FormatError as error:
+        raise error.at(path) from None
+    finally:
+        source.close()
+
+
+class Container:
+    """An open container whose whole structure has been checked; weights are not read.
+
+    Also a context manager. Raises FormatError at any rule that does not hold.
+    """
+
+    def __init__(
+        self, source: FileSource | BufferSource, path: str, manifest: Manifest, entries: tuple[Entry, ...]
+    ):
+        """Hold what `open` or `salvage` has read; `path` is for messages."""
+        self.path = path
+        self.source = source
+        self.manifest = manifest
+        self.entries = entries
+        self._headers: dict[str, Header] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Container:
+        """Open a `.distillgan` file or its transport form (`.distillgan.zst`)."""
+        source = _open_source(path)
+        try:
+            manifest = _manifest_of(source)
+            return cls(source, os.fspath(path), manifest, _read_entries(source, manifest))
+        except FormatError as error:
+            source.close()
+            raise error.at(path) from None
+
+    @classmethod
+    def salvage(cls, path: str | os.PathLike[str]) -> tuple[Container, list[FormatError]]:
+        """Open a container whose manifest is whole, whatever else is damaged, and say what is.
+
+        Where the structure is damaged, entries lie where the manifest's sizes put them and have
+        the CRC -1: unknown.
+        """
+        source = _open_source(path)
+        problems: list[FormatError] = []
+        try:
+            manifest, body_size = _decode_head(source.read(0, _FIRST_READ), source)
+            entries = _expected_entries(manifest, body_size)
+        except FormatError as error:
+            source.close()
+            raise error.at(path) from None
+        try:
+            _check_length(manifest, body_size, source.size)
+            entries = _read_entries(source, manifest)
+        except FormatError as error:
+            problems.append(error.at(path))
+        return cls(source, os.fspath(path), manifest, entries), problems
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole container."""
+        return self.source.size
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components that hold tensors."""
+        return tuple(self.manifest.components)
+
+    @cached_property
+    def identity(self) -> Identity | None:
+        """Which state of which file was opened; None for a transport file."""
+        return identity(self.source.fd) if isinstance(self.source, FileSource) else None
+
+    def entry(self, name: str) -> Entry | None:
+        """The member of that name, or None."""
+        return next((entry for entry in self.entries if entry.name == name), None)
+
+    def header(self, component: str) -> Header:
+        """Read and check a component's safetensors header; weights are not read.
+
+        Raises IntegrityError `digest.header`, FormatError `safetensors.…` or `manifest.counts`.
+        """
+        if component not in self._headers:
+            try:
+                self._headers[component] = self._read_header(component)
+            except FormatError as error:
+                error.where = ": ".join(filter(None, (entry_name(component), error.where)))
+                raise error.at(self.path) from None
+        return self._headers[component]
+
+    def tensors(self, component: str) -> dict[str, TensorSpec]:
+        """Name, dtype, shape, extent and digest of each tensor; an alias has its tensor's spec."""
+        header = self.header(component)
+        return header.tensors | {alias: header.tensors[stored] for alias, stored in header.aliases.items()}
+
+    def data_offset(self, component: str) -> int:
+        """Where in the file the data of a component's first tensor begins."""
+        entry = self.entry(entry_name(component))
+        if entry is None:
+            raise DistillganError(f"{self.path} has no {component}; it has {', '.join(self.components)}.")
+        return entry.offset + self.manifest.components[component].header_bytes
+
+    def read_entry(self, name: str) -> bytes | None:
+        """The bytes of a small member (manifest, preview, signature), CRC checked; None if absent.
+
+        Raises IntegrityError `zip.crc`.
+        """
+        entry = self.entry(name)
+        if entry is None:
+            return None
+        data = self.source.read(entry.offset, entry.size)
+        if _archive.crc32(data) != entry.crc:
+            raise IntegrityError("zip.crc", "the bytes do not fit their CRC-32", where=name).at(self.path)
+        return data
+
+    def close(self) -> None:
+        """Let go of the file; what was read stays valid."""
+        self.source.close()
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Container {printable(self.path)}: {printable(summary(self.manifest))}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(e.name)}</td><td style='text-align:right'>{e.size:,}</td></tr>"
+            for e in self.entries
+        )
+        title = f"{escape(printable(self.path))}<br>{escape(printable(summary(self.manifest)))}"
+        return f"<table><caption>{title}</caption><tr><th>entry</th><th>bytes</th></tr>{rows}</table>"
+
+    def _read_header(self, component: str) -> Header:
+        start = self.data_offset(component)
+        declared = self.manifest.components[component]
+        length = declared.header_bytes
+        if length > _safetensors.MAX_HEADER:
+            raise FormatError("safetensors.length", "the header is larger than 8 MiB")
+        raw = self.source.read(start - length, length)
+        if _safetensors.digest(raw) != declared.header_digest[7:]:
+            raise IntegrityError(
+                "digest.header", "is not the header that the manifest vouches for", component=component
+            )
+        header = _safetensors.decode_header(raw)
+        counts = (len(header.tensors), header.parameters, header.data_bytes)
+        if counts != (declared.tensors, declared.parameters, declared.data_bytes):
+            raise FormatError("manifest.counts", "tensors, parameters or data_bytes are not the header's")
+        return header
+
+
+def summary(manifest: Manifest) -> str:
+    """One line: the model's name, its size, its vocoder."""
+    parts = [manifest.metadata.name, f"{manifest.vae.architecture}, {manifest.vae.parameters:,} parameters"]
+    if manifest.vocoder is not None:
+        parts.append(f"vocoder {manifest.vocoder.type}")
+    return "; ".join(parts)
+
+
+def _open(path: str | os.PathLike[str]) -> int:
+    name = os.fspath(path)
+    if name.endswith(_LEGACY_SUFFIX):
+        raise LegacyFormatError(path=name)
+    try:
+        return _archive.open_regular(name)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFoundError(f"Model file not found: {name}") from None
+
+
+def _open_source(path: str | os.PathLike[str]) -> FileSource | BufferSource:
+    fd = _open(path)
+    try:
+        source = FileSource(fd)
+    except FormatError as error:
+        os.close(fd)
+        raise error.at(path) from None
+    if source.read(0, 4) != _ZSTD_MAGIC:
+        return source
+    try:
+        from ._transport import decompress  # zstandard, only for transport files
+
+        return BufferSource(decompress(source.read(0, source.size)))
+    except FormatError as error:
+        raise error.at(path) from None
+    finally:
+        source.close()
+
+
+def _sizes(manifest: Manifest) -> list[tuple[str, int]]:
+    """The members after the manifest, with the sizes it declares."""
+    members = [
+        (entry_name(name), part.header_bytes + part.data_bytes) for name, part in manifest.components.items()
+    ]
+    if manifest.preview is not None:
+        members.append((PREVIEW_NAME, manifest.preview.bytes))
+    return members
+
+
+def _manifest_of(source: FileSource | BufferSource) -> Manifest:
+    manifest, body_size = _decode_head(source.read(0, _FIRST_READ), source)
+    _check_length(manifest, body_size, source.size)
+    return manifest
+
+
+def _decode_head(head: bytes, source: _archive.Source) -> tuple[Manifest, int]:
+    """The manifest in a container's first bytes, and its size in bytes."""
+    try:
+        size, crc = _archive.first_values(head)
+    except FormatError as error:
+        raise _explain(error, head, source) from None
+    body = head[_archive.FIRST_HEADER : _archive.FIRST_HEADER + size]
+    if len(body) < size:
+        body = _read_long_manifest(source, size)
+    if _archive.crc32(body) != crc:
+        raise IntegrityError("zip.crc", "the bytes do not fit their CRC-32", where=_archive.FIRST_NAME)
+    manifest = decode_manifest(body)
+    if manifest.preview is not None and manifest.preview.bytes > MAX_PREVIEW:
+        raise FormatError("preview.size", "larger than 4 MiB", where=PREVIEW_NAME)
+    return manifest, size
+
+
+def _read_long_manifest(source: _archive.Source, size: int) -> bytes:
+    if size > MAX_MANIFEST:
+        raise FormatError("manifest.size", f"{size} bytes; at most {MAX_MANIFEST} are allowed")
+    body = source.read(_archive.FIRST_HEADER, size)
+    if len(body) < size:
+        raise FormatError("zip.truncated", f"the file ends inside its manifest, at {source.size} bytes")
+    return body
+
+
+def _check_length(manifest: Manifest, body_size: int, size: int) -> None:
+    required = _archive.total_size([(_archive.FIRST_NAME, body_size), *_sizes(manifest)])
+    if size < required:
+        raise FormatError(
+            "zip.truncated", f"has {size} bytes; its manifest requires {required}: get the file again"
+        )
+
+
+def _explain(error: FormatError, head: bytes, source: _archive.Source) -> FormatError:
+    """What a file is whose first local header is not ours: another format, or ours and damaged."""
+    ours = head[30 : _archive.FIRST_HEADER] == _archive.FIRST_NAME.encode()
+    if head.startswith(_archive.LOCAL_MAGIC) and (ours or source.size < _archive.FIRST_HEADER):
+        return error
+    from . import _foreign  # readers of other formats, loaded only on failure
+
+    if head.startswith(_archive.LOCAL_MAGIC):
+        return _foreign.explain_zip(source.size, source.read)
+    return _foreign.explain(head, source.size, source.read)
+
+
+def _expected_entries(manifest: Manifest, body_size: int) -> tuple[Entry, ...]:
+    """Where the manifest's own sizes put the entries, for a file whose structure is damaged."""
+    entries, position = [], 0
+    for name, size in [(_archive.FIRST_NAME, body_size), *_sizes(manifest)]:
+        offset = _archive.data_offset(name, size, position)
+        entries.append(Entry(name, offset, size, -1))
+        position = offset + size
+    return tuple(entries)
+
+
+def _read_entries(source: _archive.Source, manifest: Manifest) -> tuple[Entry, ...]:
+    """The entries of a structure that is canonical and holds what the manifest declares."""
+    entries = _archive.read_layout(source).entries
+    expected = {_archive.FIRST_NAME: entries[0].size, **dict(_sizes(manifest))}
+    names = [entry.name for entry in entries]
+    if names not in ([*expected], [*expected, SIGNATURE_NAME]):
+        raise FormatError(
+            "zip.members", f"holds {', '.join(names)}; the manifest declares {', '.join(expected)}"
+        )
+    for entry in entries:
+        if entry.name == SIGNATURE_NAME:
+            _check_signature(source, entry)
+        elif entry.size != expected[entry.name]:
+            raise FormatError(
+                "manifest.counts",
+                f"the manifest says {expected[entry.name]} bytes, it has {entry.size}",
+                where=entry.name,
+            )
+    return entries
+
+
+def _check_signature(source: _archive.Source, entry: Entry) -> None:
+    if entry.size > signature.MAX_ARMOR:
+        raise FormatError("signature.armor", "larger than 16 KiB", where=SIGNATURE_NAME)
+    signature.decode_armor(source.read(entry.offset, entry.size))

@@ -1,0 +1,151 @@
+"""Python objects of a checkpoint -> JSON values, and arrays both ways; bounded in depth and size."""
+
+from __future__ import annotations
+
+import base64
+import enum
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import CheckpointError
+from ..manifest import MAX_DEPTH, MAX_MANIFEST
+
+_ARRAY_KEYS = {"dtype", "shape", "base64"}
+_ARRAY_KINDS = "biuf"
+_MAX_INTEGER = 2**63
+
+
+class Inert:
+    """Stands in for an application's class met in a checkpoint: keeps its arguments, does nothing."""
+
+    value: Any
+
+    def __new__(cls, *arguments: Any) -> Inert:
+        """Keep what a pickle calls the class with, whether or not it calls `__init__` as well."""
+        self = super().__new__(cls)
+        self.value = arguments[0] if len(arguments) == 1 else list(arguments)
+        return self
+
+    def __setstate__(self, state: Any) -> None:
+        self.value = state
+
+
+def plain_object(value: Mapping[str, Any] | None, where: str, *, arrays: bool = False) -> dict[str, Any]:
+    """A dict of JSON values from a dict of Python's, NumPy's and an application's.
+
+    Tuples become lists, enums and NumPy scalars their value; arrays are allowed if `arrays`.
+    Raises CheckpointError with the path of a value that JSON does not have, of a non-finite
+    number, of nesting over 32 levels, or of more than a manifest can hold.
+    """
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{where} is a {type(value).__name__}, not a dict.")
+    return dict(_Converter(arrays).convert(value, where, 1))
+
+
+def decode_arrays(value: Any) -> Any:
+    """JSON values with every array in its NumPy form again, bit for bit."""
+    if isinstance(value, list):
+        return [decode_arrays(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == _ARRAY_KEYS:
+        return _decode_array(value)
+    return {key: decode_arrays(item) for key, item in value.items()}
+
+
+class _Converter:
+    def __init__(self, arrays: bool):
+        self._arrays = arrays
+        self._budget = MAX_MANIFEST  # every value costs at least a byte of the manifest
+
+    def convert(self, value: Any, where: str, depth: int) -> Any:
+        self._spend(1, where)
+        if isinstance(value, Inert | enum.Enum) and depth <= MAX_DEPTH:  # one may hold itself
+            return self.convert(value.value, where, depth + 1)
+        if isinstance(value, np.generic):
+            return self._scalar(value.item(), where)
+        if isinstance(value, np.ndarray | torch.Tensor) and self._arrays:
+            return self._encode_array(value, where)
+        if isinstance(value, Mapping | list | tuple):
+            return self._container(value, where, depth)
+        return self._scalar(value, where)
+
+    def _container(self, value: Any, where: str, depth: int) -> Any:
+        if depth > MAX_DEPTH:
+            raise CheckpointError(f"{_short(where)} is nested more than {MAX_DEPTH} levels deep.")
+        if not isinstance(value, Mapping):
+            return [self.convert(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+        converted = {}
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise CheckpointError(f"{_short(where)} has the key {key!r}, which is not a string.")
+            converted[self._scalar(key, where)] = self.convert(item, f"{where}.{key}", depth + 1)
+        return converted
+
+    def _scalar(self, value: Any, where: str) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return self._text(str(value), where)
+        if isinstance(value, int):
+            if abs(value) > _MAX_INTEGER:
+                raise CheckpointError(f"{where} is an integer outside ±2^63.")
+            return int(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise CheckpointError(f"{where} is {value}: JSON has finite numbers only.")
+            return float(value)
+        raise CheckpointError(f"{where} is a {type(value).__name__}, which JSON does not have.")
+
+    def _text(self, value: str, where: str) -> str:
+        self._spend(len(value), where)
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise CheckpointError(f"{where} holds text that is not valid Unicode.") from None
+        return value
+
+    def _encode_array(self, value: Any, where: str) -> dict[str, Any]:
+        if isinstance(value, torch.Tensor):
+            value = _as_numpy(value, where)
+        if value.dtype.kind not in _ARRAY_KINDS or value.dtype.itemsize > 8:
+            raise CheckpointError(f"{where} is an array of {value.dtype}, not of numbers.")
+        self._spend(value.nbytes, where)
+        little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+        return {
+            "dtype": little.dtype.name,
+            "shape": list(value.shape),
+            "base64": base64.b64encode(little.tobytes()).decode(),
+        }
+
+    def _spend(self, cost: int, where: str) -> None:
+        self._budget -= cost
+        if self._budget < 0:
+            raise CheckpointError(f"{_short(where)} is more than a manifest's {MAX_MANIFEST} bytes can hold.")
+
+
+def _as_numpy(tensor: torch.Tensor, where: str) -> Any:
+    try:
+        return tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
+    except (TypeError, RuntimeError):
+        raise CheckpointError(f"{where} is a tensor of {tensor.dtype}, which NumPy does not have.") from None
+
+
+def _decode_array(value: dict[str, Any]) -> Any:
+    try:
+        dtype = np.dtype(value["dtype"])
+        if dtype.kind not in _ARRAY_KINDS or dtype.name != value["dtype"]:
+            return value
+        data = base64.b64decode(value["base64"], validate=True)
+        array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
+        return array.reshape([int(n) for n in value["shape"]])
+    except (TypeError, ValueError):  # an application's own dict of these three keys
+        return value
+
+
+def _short(where: str) -> str:
+    return where if len(where) <= 200 else where[:100] + "…" + where[-60:]

@@ -1,0 +1,254 @@
+"""Save a model: state dicts and what people know of them -> one container."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+from torch import nn
+
+from .. import writer
+from .._version import __version__
+from ..container import PREVIEW_NAME, entry_name
+from ..errors import CheckpointError
+from ..manifest import (
+    MODEL_FORMAT_MARKER,
+    SAVED_MODEL_VERSION,
+    Manifest,
+    ModelMetadata,
+    Preview,
+    Vae,
+    Vocoder,
+    encode_metadata,
+    encode_object,
+)
+from ..pairing import Pairing, check_pairing
+from . import _tensors, networks
+from ._checkpoint import finite_or_none, read_checkpoint
+from ._plain import plain_object
+
+logger = logging.getLogger("distillgan")
+
+_VOCODER_KEYS = {"type", "state_dict", "config", "training_metadata"}
+
+
+class Recipe(NamedTuple):
+    """A container ready to be written: how to describe it, what its entries hold, what to warn of."""
+
+    describe: Callable[[], Manifest]
+    contents: dict[str, writer.Content]
+    pairing: Pairing | None
+    warnings: list[str]
+    metadata: ModelMetadata
+
+
+def save_model(
+    model: nn.Module | Mapping[str, Any],
+    spectrogram_config: Mapping[str, Any] | None,
+    training_config: Mapping[str, Any] | None,
+    metadata: ModelMetadata,
+    models_dir: str | os.PathLike[str],
+    analysis: Any = None,
+    vocoder_state: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a model (or a state dict) as a new container in a folder and return its path.
+
+    `analysis` is a dict or an object with its keys as attributes, arrays as NumPy; `vocoder_state`
+    is `{"type", "state_dict", "config", "training_metadata"}`. An empty `model_id` or `save_date` is
+    filled in, in the file only: arguments are not changed. A vocoder that does not match and values
+    that are not finite are stored and logged as warnings. Raises CheckpointError that names the key
+    for what a container cannot hold.
+    """
+    state_dict = model.state_dict() if isinstance(model, nn.Module) else model
+    recipe = prepare(state_dict, spectrogram_config, training_config, metadata, analysis, vocoder_state)
+    return _write(recipe, models_dir)
+
+
+def save_model_from_checkpoint(
+    checkpoint_path: str | os.PathLike[str],
+    metadata: ModelMetadata,
+    models_dir: str | os.PathLike[str],
+    vocoder_state: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save a training checkpoint as a new container in a folder and return its path.
+
+    Epochs and losses come from the checkpoint where `metadata` does not say them. Raises as
+    `save_model` does, and CheckpointError for a file that cannot be read safely.
+    """
+    checkpoint = read_checkpoint(checkpoint_path)
+    recipe = prepare(
+        checkpoint.state_dict,
+        checkpoint.spectrogram_config,
+        checkpoint.training_config,
+        fill_from_checkpoint(metadata, checkpoint),
+        checkpoint.latent_analysis,
+        vocoder_state,
+    )
+    return _write(recipe, models_dir)
+
+
+def fill_from_checkpoint(metadata: ModelMetadata, checkpoint: Any) -> ModelMetadata:
+    """A copy of metadata with the checkpoint's epochs and losses where it has none."""
+    return dataclasses.replace(
+        metadata,
+        training_epochs=_first(metadata.training_epochs, checkpoint.epochs),
+        final_train_loss=_first(metadata.final_train_loss, checkpoint.train_loss),
+        final_val_loss=_first(metadata.final_val_loss, checkpoint.val_loss),
+    )
+
+
+def prepare(
+    state_dict: Mapping[str, Any],
+    spectrogram_config: Mapping[str, Any] | None,
+    training_config: Mapping[str, Any] | None,
+    metadata: ModelMetadata,
+    analysis: Any = None,
+    vocoder_state: Mapping[str, Any] | None = None,
+    preview: tuple[Preview, bytes] | None = None,
+) -> Recipe:
+    """Check everything that a container will hold, before a byte of it is written."""
+    vae = _tensors.content(state_dict)
+    contents: dict[str, writer.Content] = {entry_name("vae"): vae}
+    warnings = _not_finite("vae", state_dict)
+    spectrogram = (
+        None if spectrogram_config is None else plain_object(spectrogram_config, "spectrogram_config")
+    )
+    latent = None if analysis is None else plain_object(_attributes(analysis), "latent_analysis", arrays=True)
+    filled, more = complete_metadata(metadata, latent)
+    fields: dict[str, Any] = {
+        "format": MODEL_FORMAT_MARKER,
+        "version": SAVED_MODEL_VERSION,
+        "written_by": f"distillgan {__version__}",
+        "metadata_json": encode_metadata(filled),
+        "spectrogram_config_json": _raw(spectrogram, "spectrogram_config"),
+        "training_config_json": _raw(
+            plain_object(training_config or {}, "training_config"), "training_config"
+        ),
+        "latent_analysis_json": _raw(latent, "latent_analysis"),
+    }
+    architecture, latent_dim = networks.identify({n: s.shape for n, s in vae.specs.items()})
+    vocoder, pairing = None, None
+    if vocoder_state is not None:
+        vocoder = VocoderRecipe(vocoder_state)
+        contents[entry_name("vocoder")] = vocoder.content
+        warnings += vocoder.warnings
+        pairing = check_pairing(spectrogram, vocoder.config, vocoder.content.specs.values())
+    if preview is not None:
+        fields["preview"] = preview[0]
+        contents[PREVIEW_NAME] = writer.BytesContent(preview[1])
+
+    def describe() -> Manifest:
+        return Manifest(
+            **fields,
+            vae=Vae(architecture=architecture, latent_dim=latent_dim, **vae.describe()),
+            vocoder=None if vocoder is None else vocoder.describe(),
+        )
+
+    return Recipe(describe, contents, pairing, warnings + more, filled)
+
+
+class VocoderRecipe:
+    """A vocoder state, checked: its content and how the manifest describes it."""
+
+    def __init__(self, state: Mapping[str, Any]):
+        if not isinstance(state, Mapping) or not {"type", "state_dict"} <= set(state) <= _VOCODER_KEYS:
+            raise CheckpointError(
+                'A vocoder_state is {"type", "state_dict", "config", "training_metadata"}; '
+                "the first two are needed."
+            )
+        self.type = str(state["type"])
+        self.content = _tensors.content(state["state_dict"])
+        self.warnings = _not_finite("vocoder", state["state_dict"])
+        self.config = _optional(state, "config")
+        self.training_metadata, more = _finite_loss(_optional(state, "training_metadata", losses=True))
+        self.warnings += more
+
+    def describe(self) -> Vocoder:
+        """The manifest's `vocoder`."""
+        return Vocoder(
+            type=self.type,
+            config_json=_raw(self.config, "vocoder.config"),
+            training_metadata_json=_raw(self.training_metadata, "vocoder.training_metadata"),
+            **self.content.describe(),
+        )
+
+
+def complete_metadata(
+    metadata: ModelMetadata, latent: Mapping[str, Any] | None
+) -> tuple[ModelMetadata, list[str]]:
+    """A copy with id and date filled in, analysis fields that follow the analysis, losses finite."""
+    warnings = []
+    losses = {}
+    for name in ("final_train_loss", "final_val_loss"):
+        loss = getattr(metadata, name)
+        losses[name] = finite_or_none(loss)
+        if loss is not None and losses[name] is None:
+            warnings.append(f"{name} is {loss} and is stored as unknown")
+    active = (latent or {}).get("n_active_components")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    filled = dataclasses.replace(
+        metadata,
+        model_id=metadata.model_id or str(uuid.uuid4()),
+        save_date=metadata.save_date or now,
+        tags=list(metadata.tags),
+        has_analysis=latent is not None,
+        n_active_components=active if type(active) is int and active >= 0 else 0,
+        extra=plain_object(metadata.extra, "metadata"),
+        **losses,
+    )
+    return filled, warnings
+
+
+def _write(recipe: Recipe, models_dir: str | os.PathLike[str]) -> Path:
+    path = writer.create_named(Path(models_dir), recipe.metadata.name, recipe.describe, recipe.contents)
+    if recipe.pairing is not None and recipe.pairing.mismatches:
+        recipe.warnings.append(f"the vocoder {recipe.pairing.verdict}")
+    if recipe.warnings:
+        logger.warning("%s: %s", path, "; ".join(recipe.warnings))
+    return path
+
+
+def _not_finite(component: str, state_dict: Mapping[str, Any]) -> list[str]:
+    names = _tensors.not_finite(state_dict)
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"NaN or infinite values in the {component}'s {', '.join(names[:3])}{more}"]
+
+
+def _attributes(analysis: Any) -> Mapping[str, Any]:
+    if isinstance(analysis, Mapping):
+        return analysis
+    if dataclasses.is_dataclass(analysis):
+        return {field.name: getattr(analysis, field.name) for field in dataclasses.fields(analysis)}
+    return {name: value for name, value in vars(analysis).items() if not name.startswith("_")}
+
+
+def _optional(state: Mapping[str, Any], key: str, *, losses: bool = False) -> dict[str, Any] | None:
+    value = state.get(key)
+    if value is None:
+        return None
+    if losses and isinstance(value, Mapping) and isinstance(value.get("final_loss"), float):
+        value = {**value, "final_loss": finite_or_none(value["final_loss"])}
+    return plain_object(value, f"vocoder.{key}")
+
+
+def _finite_loss(training: dict[str, Any] | None) -> tuple[dict[str, Any] | None, list[str]]:
+    unknown = training is not None and "final_loss" in training and training["final_loss"] is None
+    return training, ["the vocoder's final_loss is stored as unknown"] if unknown else []
+
+
+def _raw(value: dict[str, Any] | None, where: str) -> msgspec.Raw | Any:
+    return UNSET if value is None else encode_object(value, where)
+
+
+def _first(said: Any, found: Any) -> Any:
+    return found if said is None else said

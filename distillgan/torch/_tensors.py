@@ -1,0 +1,132 @@
+"""torch tensors <-> bytes: dtypes, ties, and what a container cannot hold."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .._safetensors import check_name
+from ..errors import CheckpointError, FormatError
+from ..writer import TensorContent
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+}
+if hasattr(torch, "float8_e8m0fnu"):  # torch 2.7
+    DTYPES[torch.float8_e8m0fnu] = "F8_E8M0"
+NAMES = {name: dtype for dtype, name in DTYPES.items()}
+_PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+class SavedTensor:
+    """A tensor of a state dict, as the writer wants it."""
+
+    def __init__(self, name: str, tensor: torch.Tensor):
+        self.name = name
+        self.dtype = DTYPES[tensor.dtype]
+        self.shape = tuple(tensor.shape)
+        self._tensor = tensor
+
+    def data(self) -> memoryview:
+        """The bytes: the tensor's own memory, or that of a copy which the view keeps alive."""
+        plain = self._tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        if plain.numel() == 0:
+            return memoryview(b"")
+        size = plain.numel() * plain.element_size()
+        buffer = (ctypes.c_ubyte * size).from_address(plain.data_ptr())
+        buffer.owner = plain  # type: ignore[attr-defined]  # the memory lives as long as the view
+        return memoryview(buffer).cast("B")
+
+
+def content(state_dict: Mapping[str, Any]) -> TensorContent:
+    """A safetensors member of a state dict; ties are stored once, under the least name.
+
+    Raises CheckpointError that names the key for anything that cannot be kept faithfully.
+    """
+    stored: dict[tuple[object, ...], str] = {}
+    tensors, aliases = [], {}
+    for name in sorted(_checked(state_dict)):
+        tensor = state_dict[name]
+        first = stored.setdefault(_memory(name, tensor), name)
+        if first == name:
+            tensors.append(SavedTensor(name, tensor))
+        else:
+            aliases[name] = first
+    return TensorContent(tensors, aliases)
+
+
+def not_finite(state_dict: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors that hold a NaN or an infinity."""
+    return [name for name, tensor in state_dict.items() if not _is_finite(tensor)]
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.numel() == 0:
+        return True
+    if tensor.element_size() == 1:
+        tensor = tensor.float()  # float8 has no arithmetic of its own
+    # One NaN or infinity makes the sum so; a sum that merely overflows is looked at again.
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+
+def _checked(state_dict: Mapping[str, Any]) -> list[str]:
+    for name, value in state_dict.items():
+        if not isinstance(name, str):
+            raise CheckpointError(f"The key {name!r} is not a string: a tensor needs a name.")
+        problem = _problem(value)
+        if problem:
+            raise CheckpointError(f"{name} {problem}.")
+        try:
+            check_name(name)
+        except FormatError as error:
+            raise CheckpointError(f"{name!r}: {error.message}; rename it.") from None
+    return list(state_dict)
+
+
+def _problem(value: object) -> str | None:
+    """Why a container cannot hold a value as it is, or None."""
+    if not isinstance(value, torch.Tensor):
+        return f"is a {type(value).__name__}, not a tensor: leave it out of the state dict"
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        return "is not initialized: run the model once before saving"
+    if value.is_meta:
+        return "is on the meta device and has no data: load its weights first"
+    if value.layout is not torch.strided:
+        return f"is sparse ({value.layout}): call .to_dense() first"
+    if value.is_quantized:
+        return "is quantized: call .dequantize() first"
+    if type(value) not in _PLAIN_TYPES:
+        return f"is a {type(value).__name__}, a subclass of Tensor: convert it to a plain tensor first"
+    if value.dtype not in DTYPES:
+        return f"has dtype {value.dtype}, which safetensors does not know: convert it first"
+    return None
+
+
+def _memory(name: str, tensor: torch.Tensor) -> tuple[object, ...]:
+    """What two tied tensors have in common; an empty tensor has no memory to share."""
+    if tensor.numel() == 0:
+        return (name,)
+    return (
+        tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype,
+        tuple(tensor.shape), tensor.stride(), tensor.is_conj(), tensor.is_neg(),
+    )  # fmt: skip

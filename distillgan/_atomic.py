@@ -122,6 +122,15 @@ def read_at(fd: int, offset: int, length: int) -> bytes:
     return os.read(fd, length)
 
 
+def read_at_into(fd: int, offset: int, buffer: memoryview) -> int:
+    """Fill a buffer from `offset` on as far as one call of the system goes; return the count."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    data = read_at(fd, offset, min(_CHUNK, len(buffer)))
+    buffer[: len(data)] = data
+    return len(data)
+
+
 @contextlib.contextmanager
 def library_lock(folder: Path, *, timeout: float = _LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of a library folder, which other processes respect.

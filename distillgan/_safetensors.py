@@ -233,7 +233,7 @@ def _extent_error(name: str, begin: int, end: int, position: int, size: int) -> 
 
 
 def _check_names(text: bytes, tensors: Iterable[str], aliases: Mapping[str, str]) -> None:
-    if text.isascii() and b"\\" not in text and b"\x7f" not in text:
+    if text.isascii() and b"\\" not in text and b"\x7f" not in text and "__metadata__" not in aliases:
         return
     for name in (*tensors, *aliases):
         check_name(name)
@@ -247,8 +247,6 @@ def _check_aliases(tensors: Mapping[str, TensorSpec], aliases: Mapping[str, str]
             problem = "is an alias of a tensor that is not stored"
         elif stored > name:
             problem = "is stored under another name than the least"
-        elif name == "__metadata__":
-            problem = "cannot be the name of a tensor"
         else:
             continue
         raise FormatError("safetensors.alias", problem, where=name)

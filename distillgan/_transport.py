@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+
 import zstandard
 
 from .errors import DistillganError, FormatError
 
 MAX_WINDOW = 8 * 1024 * 1024
+_CHUNK = 256 * 1024
 _FREE = 64 * 1024 * 1024  # bytes that any frame may hold
 _RATIO = 16  # what a frame may hold beyond, per byte of its own: weights never shrink so far
 
@@ -25,8 +28,12 @@ def compress(data: bytes | memoryview, *, level: int = 10) -> bytes:
     return frame
 
 
-def decompress(frame: bytes) -> bytes:
-    """The container in a frame; FormatError `zst.frame` or `zst.size` for any other frame."""
+def decompress(frame: bytes) -> memoryview:
+    """The container in a frame, in page-aligned memory.
+
+    FormatError `zst.size` for a frame that claims too much, `zst.frame` for any other that is not
+    exactly one whole frame as `compress` writes it.
+    """
     try:
         parameters = zstandard.get_frame_parameters(frame)
     except zstandard.ZstdError as error:
@@ -43,17 +50,25 @@ def decompress(frame: bytes) -> bytes:
     return _decompress(frame, size)
 
 
-def _decompress(frame: bytes, size: int) -> bytes:
+def _decompress(frame: bytes, size: int) -> memoryview:
     decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
+    buffer, position = memoryview(mmap.mmap(-1, max(size, 1)))[:size], 0
     try:
-        data = decompressor.decompress(frame)
+        for start in range(0, len(frame), _CHUNK):
+            data = decompressor.decompress(frame[start : start + _CHUNK])
+            if position + len(data) > size:
+                raise FormatError("zst.frame", f"holds more than the {size} bytes it says")
+            buffer[position : position + len(data)] = data
+            position += len(data)
+            if decompressor.eof and (decompressor.unused_data or start + _CHUNK < len(frame)):
+                raise FormatError("zst.frame", "the frame is followed by other bytes")
     except zstandard.ZstdError as error:
         raise FormatError("zst.frame", f"the frame is damaged: {error}") from None
-    if not decompressor.eof or decompressor.unused_data:
-        raise FormatError("zst.frame", "not exactly one whole frame")
-    if len(data) != size:
-        raise FormatError("zst.size", f"holds {len(data)} bytes, not the {size} it says")
-    return bytes(data)
+    if not decompressor.eof:
+        raise FormatError("zst.frame", "the frame is cut short")
+    if position != size:
+        raise FormatError("zst.frame", f"holds {position} bytes, not the {size} it says")
+    return buffer
 
 
 def _bound(frame_size: int) -> int:

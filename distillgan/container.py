@@ -8,7 +8,7 @@ from html import escape
 
 from . import _archive, _safetensors, signature
 from ._archive import Entry
-from ._atomic import Identity, identity, read_at
+from ._atomic import Identity, identity, read_at, read_at_into
 from ._safetensors import Header, TensorSpec
 from ._text import printable
 from .errors import (
@@ -38,12 +38,22 @@ class FileSource:
     """An open regular file."""
 
     def __init__(self, fd: int):
-        self.fd = fd
+        self.fd = -1  # not ours to close if it is no regular file
         self.size = _archive.file_size(fd)
+        self.fd = fd
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on."""
         return read_at(self.fd, offset, length)
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from `offset` on; FormatError `zip.truncated` if the file ends before."""
+        done = 0
+        while done < len(buffer):
+            count = read_at_into(self.fd, offset + done, buffer[done:])
+            if not count:
+                raise FormatError("zip.truncated", "the file became shorter while it was read")
+            done += count
 
     def close(self) -> None:
         """Close the descriptor; again is harmless."""
@@ -57,8 +67,8 @@ class FileSource:
 class BufferSource:
     """A container in memory: what a transport file holds."""
 
-    def __init__(self, data: bytes | bytearray | memoryview):
-        self.data = memoryview(data)
+    def __init__(self, data: memoryview):
+        self.data = data
         self.size = len(self.data)
 
     def read(self, offset: int, length: int) -> bytes:
@@ -72,6 +82,21 @@ class BufferSource:
 def entry_name(component: str) -> str:
     """The archive entry that holds a component's tensors."""
     return component + _archive.ALIGNED_SUFFIX
+
+
+def is_container(path: str | os.PathLike[str]) -> bool:
+    """Whether a file begins as a container or its transport form does; nothing else is checked.
+
+    Raises as `read_manifest` does for a path that cannot be opened.
+    """
+    fd = _open(path)
+    try:
+        head = read_at(fd, 0, _archive.FIRST_HEADER)
+    except OSError:  # a pipe or folder: let the reader say so
+        return False
+    finally:
+        os.close(fd)
+    return head[:4] == _ZSTD_MAGIC or head[30:] == _archive.FIRST_NAME.encode()
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -194,6 +219,11 @@ class Container:
         if _archive.crc32(data) != entry.crc:
             raise IntegrityError("zip.crc", "the bytes do not fit their CRC-32", where=name).at(self.path)
         return data
+
+    def use_buffer(self, data: memoryview) -> None:
+        """Read from memory that holds the whole file from now on, and let go of the file."""
+        self.source.close()
+        self.source = BufferSource(data)
 
     def close(self) -> None:
         """Let go of the file; what was read stays valid."""

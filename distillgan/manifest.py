@@ -201,7 +201,7 @@ def decode_manifest(body: bytes) -> Manifest:
     if manifest.format != MODEL_FORMAT_MARKER or manifest.version != SAVED_MODEL_VERSION:
         raise _explain(body, None)
     if _encode(manifest) != body:
-        raise FormatError("manifest.canonical", "the manifest is not in its canonical spelling")
+        raise _explain_spelling(body)
     known, _ = _decode_metadata(bytes(manifest.metadata_json))
     _check_fields(manifest)
     if not body.isascii() or b"\\" in body or b"\x7f" in body:
@@ -255,6 +255,8 @@ def decode_object(raw: Raw | UnsetType, where: str) -> dict[str, Any] | None:
         value = msgspec.json.decode(body)
     except RecursionError:
         raise _too_deep(where) from None
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise FormatError("manifest.number", str(error), where=where) from None
     except _JSON_ERRORS as error:
         raise FormatError("manifest.json", str(error), where=where) from None
     _check_value(value, where, 1)
@@ -296,7 +298,8 @@ def _decode_metadata(raw: bytes) -> tuple[_KnownMetadata, dict[str, Any]]:
     try:
         known = _decode_known(raw)
     except _JSON_ERRORS as error:
-        raise FormatError("manifest.schema", str(error), where="metadata") from None
+        code = "manifest.schema" if isinstance(error, msgspec.ValidationError) else "manifest.json"
+        raise FormatError(code, str(error), where="metadata") from None
     plain = _encode(known)
     return known, {} if plain == raw else _read_extra(raw, plain)
 
@@ -320,6 +323,7 @@ def _read_extra(raw: bytes, plain: bytes) -> dict[str, Any]:
 def _explain(body: bytes, error: Exception | None) -> FormatError:
     """Say what is wrong with a manifest, the gravest first: JSON, marker, version, schema."""
     try:
+        body.decode()
         marker = _decode_marker(body)
     except RecursionError:
         return _too_deep("")
@@ -336,6 +340,13 @@ def _explain(body: bytes, error: Exception | None) -> FormatError:
     if isinstance(error, RecursionError):
         return _too_deep("")
     return FormatError("manifest.schema", str(error))
+
+
+def _explain_spelling(body: bytes) -> FormatError:
+    for key, value in _decode_raw_object(body).items():
+        if bytes(value) == b"null":
+            return FormatError("manifest.schema", "null; what a model does not have is absent", where=key)
+    return FormatError("manifest.canonical", "the manifest is not in its canonical spelling")
 
 
 def _too_deep(where: str) -> FormatError:

@@ -50,7 +50,7 @@ def check_pairing(
     theirs = _known(vocoder_config or {}, _SPELLINGS)
     product = _upsampling(vocoder_config or {})
     channels = _input_channels(vocoder_tensors)
-    rules = [
+    rules: list[tuple[str, float | None, str, float | None]] = [
         ("the vocoder's upsampling", product, "its hop", theirs.get("hop_length", ours.get("hop_length"))),
         ("its input channels", channels, "its mels", theirs.get("n_mels")),
         ("its input channels", channels, "the model's n_mels", ours.get("n_mels")),

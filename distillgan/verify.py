@@ -101,7 +101,8 @@ def _check_component(
             where = f"{entry.name}: {spec.name}"
             yield Problem("digest.tensor", where, "is not the tensor that was saved")
     if len(digests) < len(lengths):
-        yield Problem("zip.truncated", entry.name, f"the file ends before {specs[len(digests) - 1].name}")
+        missing = f": {specs[len(digests) - 1].name}" if digests and specs else ""
+        yield Problem("zip.truncated", entry.name + missing, "the file ends before its last byte")
     yield from _check_crc(entry, crc)
 
 
@@ -114,7 +115,8 @@ def _hash(
     container: Container, entry: Entry, lengths: list[int], progress: Progress
 ) -> tuple[int, list[str]]:
     """The CRC-32 of an entry, and the BLAKE3 of each span of the given lengths that is there."""
-    crc, digests = 0, []
+    crc = 0
+    digests: list[str] = []
     hasher, left = blake3.blake3(), lengths[0]
     for chunk in _chunks(container.source.read, entry.offset, entry.offset + entry.size):
         crc = _archive.crc32(chunk, crc)

@@ -39,7 +39,9 @@ class Tensor(Protocol):
 class Content(Protocol):
     """What goes into one entry."""
 
-    size: int
+    @property
+    def size(self) -> int:
+        """Bytes of the entry."""
 
     def write(self, file: BinaryIO, progress: Progress) -> int:
         """Write `size` bytes from the file's position on; return their CRC-32."""

@@ -51,13 +51,14 @@ class Checkpoint:
     val_loss: float | None = None
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], *, prefer: str = _STATE_KEYS[0]) -> Checkpoint:
     """Read a training checkpoint, a state dict or a safetensors file; weights stay on disk if they can.
 
-    Raises CheckpointError, LegacyFormatError for a v1 model, ModelNotFoundError.
+    `prefer` is the key to look under first. Raises CheckpointError, LegacyFormatError for a v1
+    model, ModelNotFoundError.
     """
     loaded = _load(path)
-    state_dict, top = _find_state_dict(loaded, path)
+    state_dict, top = _find_state_dict(loaded, path, (prefer, *_STATE_KEYS))
     epoch = _get(top, "epoch")
     return Checkpoint(
         state_dict,
@@ -140,12 +141,12 @@ def _load_safetensors(path: str) -> dict[str, torch.Tensor]:
 
 
 def _find_state_dict(
-    loaded: Any, path: str | os.PathLike[str]
+    loaded: Any, path: str | os.PathLike[str], keys: tuple[str, ...]
 ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """The state dict in what a file holds, and the top level that may tell more of it."""
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: holds a {type(loaded).__name__}, not a checkpoint or a state dict.")
-    for key in _STATE_KEYS:
+    for key in keys:
         inner = loaded.get(key)
         if isinstance(inner, Mapping) and inner:
             return inner, loaded
@@ -157,8 +158,8 @@ def _find_state_dict(
         )
     if any(isinstance(value, torch.Tensor) for value in loaded.values()):
         return loaded, {}
-    keys = ", ".join(sorted(map(str, loaded))[:8]) or "nothing"
-    raise CheckpointError(f"{path}: no state dict found among its keys ({keys}).")
+    names = ", ".join(sorted(map(str, loaded))[:8]) or "none"
+    raise CheckpointError(f"{path}: no state dict found among its keys ({names}).")
 
 
 def _get(top: Mapping[str, Any], key: str) -> Any:

@@ -17,8 +17,8 @@ from torch import nn
 
 from .. import writer
 from .._version import __version__
-from ..container import PREVIEW_NAME, entry_name
-from ..errors import CheckpointError
+from ..container import PREVIEW_NAME, Container, entry_name, is_container
+from ..errors import CheckpointError, FormatError
 from ..manifest import (
     MODEL_FORMAT_MARKER,
     SAVED_MODEL_VERSION,
@@ -31,8 +31,10 @@ from ..manifest import (
     encode_object,
 )
 from ..pairing import Pairing, check_pairing
+from ..verify import verify
 from . import _tensors, networks
 from ._checkpoint import finite_or_none, read_checkpoint
+from ._load import load_model
 from ._plain import plain_object
 
 logger = logging.getLogger("distillgan")
@@ -83,26 +85,88 @@ def save_model_from_checkpoint(
     Epochs and losses come from the checkpoint where `metadata` does not say them. Raises as
     `save_model` does, and CheckpointError for a file that cannot be read safely.
     """
-    checkpoint = read_checkpoint(checkpoint_path)
-    recipe = prepare(
+    model = read_model(checkpoint_path)
+    model.metadata = _fill_unknown(metadata, model.metadata)
+    if vocoder_state is not None:
+        model.vocoder_state = vocoder_state
+    return _write(model.prepare(), models_dir)
+
+
+@dataclasses.dataclass
+class Model:
+    """The parts of a model, before they become a container."""
+
+    state_dict: Mapping[str, Any]
+    spectrogram_config: Mapping[str, Any] | None
+    training_config: Mapping[str, Any]
+    metadata: ModelMetadata
+    analysis: Any = None
+    vocoder_state: Mapping[str, Any] | None = None
+    preview: tuple[Preview, bytes] | None = None
+
+    def prepare(self) -> Recipe:
+        """Check everything that a container will hold, before a byte of it is written."""
+        return prepare(
+            self.state_dict,
+            self.spectrogram_config,
+            self.training_config,
+            self.metadata,
+            self.analysis,
+            self.vocoder_state,
+            self.preview,
+        )
+
+
+def read_model(path: str | os.PathLike[str]) -> Model:
+    """Read a checkpoint, or a container with its manifest, as the parts of a model.
+
+    A container is verified; its tensors are mapped. Raises CheckpointError, FormatError,
+    ModelNotFoundError.
+    """
+    if is_container(path):
+        return _read_container(path)
+    checkpoint = read_checkpoint(path)
+    metadata = ModelMetadata(
+        training_epochs=checkpoint.epochs,
+        final_train_loss=checkpoint.train_loss,
+        final_val_loss=checkpoint.val_loss,
+    )
+    return Model(
         checkpoint.state_dict,
         checkpoint.spectrogram_config,
         checkpoint.training_config,
-        fill_from_checkpoint(metadata, checkpoint),
-        checkpoint.latent_analysis,
-        vocoder_state,
-    )
-    return _write(recipe, models_dir)
-
-
-def fill_from_checkpoint(metadata: ModelMetadata, checkpoint: Any) -> ModelMetadata:
-    """A copy of metadata with the checkpoint's epochs and losses where it has none."""
-    return dataclasses.replace(
         metadata,
-        training_epochs=_first(metadata.training_epochs, checkpoint.epochs),
-        final_train_loss=_first(metadata.final_train_loss, checkpoint.train_loss),
-        final_val_loss=_first(metadata.final_val_loss, checkpoint.val_loss),
+        checkpoint.latent_analysis,
     )
+
+
+def _read_container(path: str | os.PathLike[str]) -> Model:
+    problems = verify(path)
+    if problems:
+        raise FormatError(problems[0].code, problems[0].message, where=problems[0].where).at(path)
+    loaded = load_model(path)
+    preview = loaded.manifest.preview
+    return Model(
+        loaded.state_dict,
+        loaded.spectrogram_config,
+        loaded.training_config,
+        loaded.metadata,
+        loaded.manifest.latent_analysis,
+        loaded.vocoder_state,
+        None if preview is None else (preview, _read_preview(path)),
+    )
+
+
+def _read_preview(path: str | os.PathLike[str]) -> bytes:
+    with Container.open(path) as container:
+        return container.read_entry(PREVIEW_NAME) or b""
+
+
+def _fill_unknown(metadata: ModelMetadata, found: ModelMetadata) -> ModelMetadata:
+    """A copy of metadata with epochs and losses from the checkpoint where it has none."""
+    names = ("training_epochs", "final_train_loss", "final_val_loss")
+    unknown = {name: getattr(found, name) for name in names if getattr(metadata, name) is None}
+    return dataclasses.replace(metadata, **unknown)
 
 
 def prepare(
@@ -248,7 +312,3 @@ def _finite_loss(training: dict[str, Any] | None) -> tuple[dict[str, Any] | None
 
 def _raw(value: dict[str, Any] | None, where: str) -> msgspec.Raw | Any:
     return UNSET if value is None else encode_object(value, where)
-
-
-def _first(said: Any, found: Any) -> Any:
-    return found if said is None else said

@@ -107,7 +107,7 @@ def _problem(value: object) -> str | None:
     """Why a container cannot hold a value as it is, or None."""
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}, not a tensor: leave it out of the state dict"
-    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+    if isinstance(value, torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer):
         return "is not initialized: run the model once before saving"
     if value.is_meta:
         return "is on the meta device and has no data: load its weights first"

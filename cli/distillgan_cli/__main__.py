@@ -1,0 +1,5 @@
+"""`python -m distillgan_cli`."""
+
+from .main import main
+
+main()

@@ -1,0 +1,151 @@
+"""Sign models, and check who signed them, through the system's `ssh-keygen`, as git does.
+
+The signature is over the bytes of `manifest.json`, which vouches for every other byte.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from ._archive import FIRST_NAME
+from ._text import printable
+from .container import SIGNATURE_NAME, Container
+from .edit import kept, open_whole, rewrite
+from .errors import DistillganError, FormatError
+from .signature import NAMESPACE, decode_armor
+from .verify import Problem
+from .writer import BytesContent
+
+_SECONDS = 120  # for a passphrase on the terminal, or a touch of a hardware key
+_WILDCARDS = frozenset("*?")
+
+
+class SignatureCheck(NamedTuple):
+    """What came of checking a signature: its problems, or a sentence if it is good."""
+
+    problems: list[Problem]
+    good: str | None = None
+
+
+def sign(path: str | os.PathLike[str], key: str | os.PathLike[str]) -> None:
+    """Sign a model with an SSH key, in place of any signature that it has.
+
+    `key` is a private key file, or the public one of a key that ssh-agent holds; a passphrase is
+    asked for on the terminal if there is one. Raises DistillganError when ssh-keygen is missing or
+    refuses, FormatError for a damaged file; the file is as it was then.
+    """
+    with open_whole(path) as container:
+        armor = _sign(container.read_entry(FIRST_NAME) or b"", key)
+        contents = kept(container) | {SIGNATURE_NAME: BytesContent(armor)}
+        rewrite(container, lambda: container.manifest, contents)
+
+
+def check_signature(
+    container: Container,
+    allowed_signers: str | os.PathLike[str],
+    *,
+    identity: str | None = None,
+    require: bool = False,
+) -> SignatureCheck:
+    """Check who signed a container, against an allowed-signers file (ssh-keygen(1)).
+
+    An unsigned file is a problem only if `require`. The manifest is what is signed, so a signature
+    is good only for a file in which `verify`, not `quick`, finds nothing. Codes: `signature.missing`,
+    `.altered`, `.unknown`, `.identity`. Raises DistillganError when ssh-keygen or the
+    allowed-signers file is missing.
+    """
+    signers = _existing(allowed_signers, "Allowed-signers file")
+    try:
+        manifest, armor = container.read_entry(FIRST_NAME), container.read_entry(SIGNATURE_NAME)
+        if manifest is None or armor is None:
+            return _problem("missing", "the file is not signed") if require else SignatureCheck([])
+        return _check(manifest, armor, signers, identity)
+    except FormatError as error:
+        return _problem("altered", error.message)
+
+
+def _sign(data: bytes, key: str | os.PathLike[str]) -> bytes:
+    name = _existing(key, "Key")
+    done = _ssh_keygen("-Y", "sign", "-n", NAMESPACE, "-f", name, data=data)
+    if done.returncode != 0:
+        raise DistillganError(_explain_key(name, _last_line(done.stderr)))
+    armor = done.stdout.replace(b"\r\n", b"\n")  # Windows' ssh-keygen writes text
+    decode_armor(armor)
+    return armor
+
+
+def _check(manifest: bytes, armor: bytes, signers: str, identity: str | None) -> SignatureCheck:
+    signed = decode_armor(armor)
+    key = f"{signed.key_type} {signed.fingerprint}"
+    with tempfile.TemporaryDirectory(prefix="distillgan-") as folder:
+        path = os.path.join(folder, SIGNATURE_NAME)
+        Path(path).write_bytes(armor)
+        if _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", path, data=manifest).returncode:
+            return _problem("altered", "the manifest is not what was signed, or the signature is altered")
+        found = _ssh_keygen("-Y", "find-principals", "-s", path, "-f", signers)
+        principals = found.stdout.decode(errors="replace").splitlines()
+        if found.returncode:
+            return _problem("unknown", f"signed with {key}, which is not among the allowed signers")
+        for name in principals if identity is None else [identity]:
+            done = _ssh_keygen(
+                "-Y", "verify", "-n", NAMESPACE, "-s", path, "-f", signers, "-I", name, data=manifest
+            )
+            if not done.returncode:
+                return SignatureCheck([], f"good signature by {_describe(name, principals)} with {key}")
+    if identity is None:
+        return _problem("unknown", f"signed with {key}, which is allowed, but not for {NAMESPACE} today")
+    return _problem("identity", f"signed by {', '.join(principals)} with {key}, not by {identity}")
+
+
+def _describe(name: str, principals: list[str]) -> str:
+    """Who signed; behind a wildcard stands anybody, whatever identity was asked for."""
+    if name in principals and not _WILDCARDS & set(name):
+        return name
+    return f"any identity ({', '.join(principals)})"
+
+
+def _problem(code: str, message: str) -> SignatureCheck:
+    return SignatureCheck([Problem(f"signature.{code}", SIGNATURE_NAME, message)])
+
+
+def _ssh_keygen(*arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    program = shutil.which("ssh-keygen")
+    if program is None:
+        raise DistillganError(
+            "ssh-keygen was not found: install OpenSSH 8.2 or later "
+            "(apt install openssh-client; on Windows the feature OpenSSH Client)."
+        )
+    environment = os.environ | {"SSH_ASKPASS_REQUIRE": "never"}  # no window that nobody sees
+    try:
+        return subprocess.run(
+            [program, *arguments], input=data, capture_output=True, env=environment, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise DistillganError(f"ssh-keygen did not answer in {_SECONDS} seconds; nothing was done.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
+        raise DistillganError(f"ssh-keygen cannot be run: {error}") from None
+
+
+def _existing(path: str | os.PathLike[str], kind: str) -> str:
+    """An absolute path, which no program takes for an option."""
+    name = os.path.abspath(path)
+    if not os.path.isfile(name):
+        raise DistillganError(f"{kind} not found: {os.fspath(path)}")
+    return name
+
+
+def _explain_key(key: str, reason: str) -> str:
+    cure = ""
+    if "passphrase" in reason:
+        cure = "; run this in a terminal, or add the key to ssh-agent and give its .pub file"
+    return f"{key}: ssh-keygen cannot sign with this key ({reason}){cure}."
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode(errors="replace").strip().splitlines()
+    return printable(lines[-1]).rstrip(".\r") if lines else "it does not say why"

@@ -33,6 +33,7 @@ _CENTRAL = struct.Struct("<4s6H3L5H2L")  # 4.3.12
 _END = struct.Struct("<4s4H2LH")  # 4.3.16
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _LOCATOR64 = struct.Struct("<4sLQL")  # 4.3.15
+_LOCAL_SIZE, _CENTRAL_SIZE, _END_SIZE = _LOCAL.size, _CENTRAL.size, _END.size
 _VERSION, _VERSION64, _MADE_BY = 20, 45, 0x0314
 _FLAGS, _STORED, _TIME, _DATE = 0x0800, 0, 0, 0x0021
 _MODE = 0x81A40000  # a regular file, rw-r--r--
@@ -103,20 +104,24 @@ def layout(members: Sequence[tuple[str, int, int]]) -> Layout:
 
 def data_offset(name: str, size: int, position: int) -> int:
     """Where the data of an entry begins whose local header begins at `position`."""
-    plain = position + _LOCAL.size + len(name) + (20 if size > _LIMIT else 0)
+    plain = position + _LOCAL_SIZE + len(name) + (20 if size > _LIMIT else 0)
     if not name.endswith(ALIGNED_SUFFIX):
         return plain
     return -(-(plain + _ALIGNMENT_RECORD) // ALIGNMENT) * ALIGNMENT
 
 
-def total_size(members: Sequence[tuple[str, int]]) -> int:
-    """Bytes of an archive whose members are given as (name, size)."""
-    position, directory = 0, 0
+def total_size(first_size: int, members: Sequence[tuple[str, int]]) -> int:
+    """Bytes of an archive of `manifest.json` and members given as (name, size)."""
+    position = FIRST_HEADER + first_size
+    directory = _END_SIZE + _CENTRAL_SIZE + len(FIRST_NAME)
     for name, size in members:
-        directory += _CENTRAL.size + len(name) + _wide_size(size, position)
+        directory += _CENTRAL_SIZE + len(name)
+        if position > _LIMIT or size > _LIMIT:
+            directory += _wide_size(size, position)
         position = data_offset(name, size, position) + size
-    end64 = _END64.size + _LOCATOR64.size if position > _LIMIT else 0
-    return position + directory + end64 + _END.size
+    if position > _LIMIT:
+        directory += _END64.size + _LOCATOR64.size
+    return position + directory
 
 
 def first_header(size: int, crc: int) -> bytes:

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -14,8 +14,10 @@ from .errors import DistillganError
 
 _LOCK_NAME = ".model_library.lock"
 _LOCK_SECONDS = 30
+_HAS_PREAD = hasattr(os, "pread")
 _CHUNK = 4 * 1024 * 1024
 _BUFFER = 1024 * 1024
+_MAX_VECTOR = 1024  # IOV_MAX on every system that has writev
 _NO_HARD_LINKS = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EACCES}
 )
@@ -114,11 +116,27 @@ def copy_range(source: int, offset: int, length: int, target: BinaryIO) -> None:
         done += len(chunk)
 
 
+def write_all(file: BinaryIO, buffers: Sequence[memoryview]) -> None:
+    """Write buffers one after the other, without copying them together where the system can."""
+    if not hasattr(os, "writev"):
+        file.writelines(buffers)
+        return
+    file.flush()
+    pending = [buffer for buffer in buffers if buffer.nbytes]
+    while pending:
+        count = os.writev(file.fileno(), pending[:_MAX_VECTOR])
+        while pending and count >= pending[0].nbytes:
+            count -= pending.pop(0).nbytes
+        if count:
+            pending[0] = pending[0][count:]
+    file.seek(os.lseek(file.fileno(), 0, os.SEEK_CUR))
+
+
 def read_at(fd: int, offset: int, length: int) -> bytes:
     """At most `length` bytes of a descriptor from `offset` on."""
-    if hasattr(os, "pread"):
+    if _HAS_PREAD:
         return os.pread(fd, length, offset)
-    os.lseek(fd, offset, os.SEEK_SET)  # Windows: no pread
+    os.lseek(fd, offset, os.SEEK_SET)  # Windows
     return os.read(fd, length)
 
 

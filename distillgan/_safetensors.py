@@ -30,7 +30,7 @@ _ALIAS = "alias:"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
+class TensorSpec(msgspec.Struct, frozen=True, gc=False):
     """A stored tensor as its header describes it.
 
     `begin` and `end` are byte offsets in the component's data, `blake3` the hex digest of those
@@ -68,7 +68,7 @@ class Header(msgspec.Struct, frozen=True):
         return sum(math.prod(spec.shape) for spec in self.tensors.values())
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     dtype: str
     shape: tuple[_Count, ...]
     data_offsets: tuple[_Count, _Count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 
 from . import _archive, _safetensors, signature
@@ -84,18 +84,27 @@ def entry_name(component: str) -> str:
     return component + _archive.ALIGNED_SUFFIX
 
 
+def open_file(path: str | os.PathLike[str]) -> FileSource:
+    """Open a regular file, whatever it holds; `*.distill` is never opened.
+
+    Raises FormatError `file.…`, LegacyFormatError, ModelNotFoundError.
+    """
+    fd = _open(os.fspath(path))
+    try:
+        return FileSource(fd)
+    except FormatError as error:
+        os.close(fd)
+        raise error.at(path) from None
+
+
 def is_container(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a container or its transport form does; nothing else is checked.
 
     Raises as `read_manifest` does for a path that cannot be opened.
     """
-    fd = _open(path)
-    try:
-        head = read_at(fd, 0, _archive.FIRST_HEADER)
-    except OSError:  # a pipe or folder: let the reader say so
-        return False
-    finally:
-        os.close(fd)
+    source = open_file(path)
+    head = source.read(0, _archive.FIRST_HEADER)
+    source.close()
     return head[:4] == _ZSTD_MAGIC or head[30:] == _archive.FIRST_NAME.encode()
 
 
@@ -105,13 +114,22 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     Vouches for the manifest's bytes (CRC, canonical form, schema) and for the file's length.
     Raises FormatError, LegacyFormatError, UnsupportedVersionError, ModelNotFoundError.
     """
-    source = _open_source(path)
+    name = os.fspath(path)
+    fd = _open(name)
+    try:
+        size = _archive.file_size(fd)
+        head = os.read(fd, _FIRST_READ)
+        if not head.startswith(_ZSTD_MAGIC):
+            return _manifest_in(head, size, partial(read_at, fd))
+    except FormatError as error:
+        raise error.at(name) from None
+    finally:
+        os.close(fd)
+    source = _open_source(name)
     try:
         return _manifest_of(source)
     except FormatError as error:
-        raise error.at(path) from None
-    finally:
-        source.close()
+        raise error.at(name) from None
 
 
 class Container:
@@ -151,7 +169,7 @@ class Container:
         source = _open_source(path)
         problems: list[FormatError] = []
         try:
-            manifest, body_size = _decode_head(source.read(0, _FIRST_READ), source)
+            manifest, body_size = _decode_head(source.read(0, _FIRST_READ), source.size, source.read)
             entries = _expected_entries(manifest, body_size)
         except FormatError as error:
             source.close()
@@ -272,23 +290,8 @@ def summary(manifest: Manifest) -> str:
     return "; ".join(parts)
 
 
-def _open(path: str | os.PathLike[str]) -> int:
-    name = os.fspath(path)
-    if name.endswith(_LEGACY_SUFFIX):
-        raise LegacyFormatError(path=name)
-    try:
-        return _archive.open_regular(name)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(f"Model file not found: {name}") from None
-
-
 def _open_source(path: str | os.PathLike[str]) -> FileSource | BufferSource:
-    fd = _open(path)
-    try:
-        source = FileSource(fd)
-    except FormatError as error:
-        os.close(fd)
-        raise error.at(path) from None
+    source = open_file(path)
     if source.read(0, 4) != _ZSTD_MAGIC:
         return source
     try:
@@ -303,64 +306,79 @@ def _open_source(path: str | os.PathLike[str]) -> FileSource | BufferSource:
 
 def _sizes(manifest: Manifest) -> list[tuple[str, int]]:
     """The members after the manifest, with the sizes it declares."""
-    members = [
-        (entry_name(name), part.header_bytes + part.data_bytes) for name, part in manifest.components.items()
-    ]
-    if manifest.preview is not None:
-        members.append((PREVIEW_NAME, manifest.preview.bytes))
+    vae, vocoder, preview = manifest.vae, manifest.vocoder, manifest.preview
+    members = [("vae.safetensors", vae.header_bytes + vae.data_bytes)]
+    if vocoder is not None:
+        members.append(("vocoder.safetensors", vocoder.header_bytes + vocoder.data_bytes))
+    if preview is not None:
+        members.append((PREVIEW_NAME, preview.bytes))
     return members
 
 
+def _open(path: str) -> int:
+    if path.endswith(_LEGACY_SUFFIX):
+        raise LegacyFormatError(path=path)
+    try:
+        return _archive.open_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ModelNotFoundError(f"Model file not found: {path}") from None
+
+
 def _manifest_of(source: FileSource | BufferSource) -> Manifest:
-    manifest, body_size = _decode_head(source.read(0, _FIRST_READ), source)
-    _check_length(manifest, body_size, source.size)
+    return _manifest_in(source.read(0, _FIRST_READ), source.size, source.read)
+
+
+def _manifest_in(head: bytes, size: int, read: _archive.Read) -> Manifest:
+    """The manifest of a file of `size` bytes that begins with `head` and is long enough for it."""
+    manifest, body_size = _decode_head(head, size, read)
+    _check_length(manifest, body_size, size)
     return manifest
 
 
-def _decode_head(head: bytes, source: _archive.Source) -> tuple[Manifest, int]:
+def _decode_head(head: bytes, size: int, read: _archive.Read) -> tuple[Manifest, int]:
     """The manifest in a container's first bytes, and its size in bytes."""
     try:
-        size, crc = _archive.first_values(head)
+        body_size, crc = _archive.first_values(head)
     except FormatError as error:
-        raise _explain(error, head, source) from None
-    body = head[_archive.FIRST_HEADER : _archive.FIRST_HEADER + size]
-    if len(body) < size:
-        body = _read_long_manifest(source, size)
+        raise _explain(error, head, size, read) from None
+    body = head[_archive.FIRST_HEADER : _archive.FIRST_HEADER + body_size]
+    if len(body) < body_size:
+        body = _read_long_manifest(body_size, size, read)
     if _archive.crc32(body) != crc:
         raise IntegrityError("zip.crc", "the bytes do not fit their CRC-32", where=_archive.FIRST_NAME)
     manifest = decode_manifest(body)
     if manifest.preview is not None and manifest.preview.bytes > MAX_PREVIEW:
         raise FormatError("preview.size", "larger than 4 MiB", where=PREVIEW_NAME)
-    return manifest, size
+    return manifest, body_size
 
 
-def _read_long_manifest(source: _archive.Source, size: int) -> bytes:
-    if size > MAX_MANIFEST:
-        raise FormatError("manifest.size", f"{size} bytes; at most {MAX_MANIFEST} are allowed")
-    body = source.read(_archive.FIRST_HEADER, size)
-    if len(body) < size:
-        raise FormatError("zip.truncated", f"the file ends inside its manifest, at {source.size} bytes")
+def _read_long_manifest(body_size: int, size: int, read: _archive.Read) -> bytes:
+    if body_size > MAX_MANIFEST:
+        raise FormatError("manifest.size", f"{body_size} bytes; at most {MAX_MANIFEST} are allowed")
+    body = read(_archive.FIRST_HEADER, body_size)
+    if len(body) < body_size:
+        raise FormatError("zip.truncated", f"the file ends inside its manifest, at {size} bytes")
     return body
 
 
 def _check_length(manifest: Manifest, body_size: int, size: int) -> None:
-    required = _archive.total_size([(_archive.FIRST_NAME, body_size), *_sizes(manifest)])
+    required = _archive.total_size(body_size, _sizes(manifest))
     if size < required:
         raise FormatError(
             "zip.truncated", f"has {size} bytes; its manifest requires {required}: get the file again"
         )
 
 
-def _explain(error: FormatError, head: bytes, source: _archive.Source) -> FormatError:
+def _explain(error: FormatError, head: bytes, size: int, read: _archive.Read) -> FormatError:
     """What a file is whose first local header is not ours: another format, or ours and damaged."""
     ours = head[30 : _archive.FIRST_HEADER] == _archive.FIRST_NAME.encode()
-    if head.startswith(_archive.LOCAL_MAGIC) and (ours or source.size < _archive.FIRST_HEADER):
+    if head.startswith(_archive.LOCAL_MAGIC) and (ours or size < _archive.FIRST_HEADER):
         return error
     from . import _foreign  # readers of other formats, loaded only on failure
 
     if head.startswith(_archive.LOCAL_MAGIC):
-        return _foreign.explain_zip(source.size, source.read)
-    return _foreign.explain(head, source.size, source.read)
+        return _foreign.explain_zip(size, read)
+    return _foreign.explain(head, size, read)
 
 
 def _expected_entries(manifest: Manifest, body_size: int) -> tuple[Entry, ...]:

@@ -35,6 +35,12 @@ class Tensor(Protocol):
     def data(self) -> memoryview:
         """The tensor's bytes, little-endian and row-major; asked for once, then let go."""
 
+    def examine(self, data: memoryview) -> None:
+        """Look at the bytes once more while they are in the processor's cache."""
+
+
+_Batch = list[tuple[Tensor, memoryview]]
+
 
 class Content(Protocol):
     """What goes into one entry."""
@@ -54,7 +60,7 @@ class TensorContent:
     """A safetensors member made of tensors in memory. `aliases` maps a name to the stored one."""
 
     def __init__(self, tensors: Sequence[Tensor], aliases: Mapping[str, str]):
-        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self.tensors = {tensor.name: tensor for tensor in tensors}
         self._aliases = aliases
         self._specs = _safetensors.arrange((t.name, t.dtype, t.shape) for t in tensors)
         self._header = _safetensors.encode_header(self._specs, aliases)
@@ -101,26 +107,30 @@ class TensorContent:
         return _archive.crc32_combine(_archive.crc32(self._header), data_crc, self.data_bytes)
 
     def _write_data(self, file: BinaryIO, progress: Progress) -> tuple[list[str], int]:
-        digests: list[str] = []
-        crc = 0
+        hasher, job = _Hasher(), None
         with ThreadPoolExecutor(1) as pool:
             for batch in self._batches():
-                job = pool.submit(_hash, batch, crc)
-                for data in batch:
-                    file.write(data)
-                more, crc = job.result()
-                digests += more
-                progress(sum(data.nbytes for data in batch))
-        return digests, crc
+                earlier, job = job, pool.submit(hasher.add, batch)
+                _atomic.write_all(file, [data for _, data in batch])
+                length = sum(data.nbytes for _, data in batch)
+                del batch
+                for due in (earlier, job if length > _BATCH else None):  # never hold two large copies
+                    if due is not None:
+                        due.result()
+                progress(length)
+            if job is not None:
+                job.result()
+        return hasher.digests, hasher.crc
 
-    def _batches(self) -> Iterator[list[memoryview]]:
-        batch: list[memoryview] = []
+    def _batches(self) -> Iterator[_Batch]:
+        batch: _Batch = []
         pending = 0
         for spec in self._specs:
             if batch and pending + spec.nbytes > _BATCH:
                 yield batch
                 batch, pending = [], 0
-            batch.append(self._tensors[spec.name].data())
+            tensor = self.tensors[spec.name]
+            batch.append((tensor, tensor.data()))
             pending += spec.nbytes
         yield batch
 
@@ -255,9 +265,15 @@ def _candidates(folder: Path, name: str) -> Iterator[Path]:
         number += 1
 
 
-def _hash(batch: list[memoryview], crc: int) -> tuple[list[str], int]:
-    digests = []
-    for data in batch:
-        digests.append(_safetensors.digest(data))
-        crc = _archive.crc32(data, crc)
-    return digests, crc
+class _Hasher:
+    """Digest of each tensor and CRC-32 of all, for a thread of its own."""
+
+    def __init__(self) -> None:
+        self.digests: list[str] = []
+        self.crc = 0
+
+    def add(self, batch: _Batch) -> None:
+        for tensor, data in batch:
+            self.digests.append(_safetensors.digest(data))
+            self.crc = _archive.crc32(data, self.crc)
+            tensor.examine(data)

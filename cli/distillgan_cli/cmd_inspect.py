@@ -108,14 +108,16 @@ def _training(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "training", ", ".join(filter(None, parts))
     config = manifest.spectrogram_config
     if config:
-        yield "spectrogram", ", ".join(f"{key} {value}" for key, value in config.items())
+        shown = {"f_max": "half the rate"} if config.get("f_max", 0) is None else {}
+        yield "spectrogram", ", ".join(f"{key} {value}" for key, value in (config | shown).items())
     if metadata.has_analysis:
         yield "analysis", f"{metadata.n_active_components} active components"
 
 
 def _component(kind: str, latent_dim: int | None, part: Any) -> str:
     latent = f", latent size {latent_dim}" if latent_dim is not None else ""
-    return f"{kind}{latent}; {part.tensors} tensors, {part.parameters:,} parameters, {size_text(part.data_bytes)}"
+    counts = f"{part.tensors} tensors, {part.parameters:,} parameters, {size_text(part.data_bytes)}"
+    return f"{kind}{latent}; {counts}"
 
 
 def _vocoder(container: Container) -> Iterator[tuple[str, str]]:

@@ -43,7 +43,7 @@ _DERIVED = ("has_analysis", "n_active_components")  # they follow the analysis
 @force_option
 @json_option
 @click.pass_context
-def pack(ctx: click.Context, checkpoints: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def pack(ctx: click.Context, /, checkpoints: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Make a .distillgan file of each CHECKPOINT.
 
     CHECKPOINT is a Distill training checkpoint, a state dict (.pt), a .safetensors or a .distillgan
@@ -99,7 +99,7 @@ def _pack(checkpoint: str, options: dict[str, Any]) -> dict[str, Any]:
         "size": path.stat().st_size,
         "model_id": recipe.metadata.model_id,
         "name": recipe.metadata.name,
-        "warnings": recipe.warnings,
+        "warnings": recipe.all_warnings(),
         "from": checkpoint,
     }
 

@@ -21,15 +21,14 @@ import safetensors
 import torch
 
 from .. import _archive, _foreign
-from ..container import FileSource
-from ..errors import LEGACY_FILE, CheckpointError, FormatError, LegacyFormatError, ModelNotFoundError
+from ..container import open_file
+from ..errors import CheckpointError, FormatError
 from ._plain import Inert
 
 _STATE_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "generator", "generator_state_dict",
 )  # fmt: skip
 _APP_MODULE = "distill."
-_LEGACY_SUFFIX = ".distill"
 _GAN_KEYS = frozenset({"mpd", "msd", "mrd", "optim_g", "optim_d"})
 _LOAD_ERRORS = (  # what torch.load is seen to raise on damaged and hostile files
     pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError,
@@ -73,8 +72,6 @@ def read_checkpoint(path: str | os.PathLike[str], *, prefer: str = _STATE_KEYS[0
 
 def _load(path: str | os.PathLike[str]) -> Any:
     name = os.fspath(path)
-    if name.endswith(_LEGACY_SUFFIX):
-        raise LegacyFormatError(LEGACY_FILE, path=name)
     head, pickled = _look(name)
     if pickled is not None:
         return _load_pickle(name, pickled, mmap=head == _archive.LOCAL_MAGIC)
@@ -89,10 +86,7 @@ def _load(path: str | os.PathLike[str]) -> Any:
 
 def _look(path: str) -> tuple[bytes, bytes | None]:
     """The first bytes of a file, and its pickled structure if it has one that may be read."""
-    try:
-        source = FileSource(_archive.open_regular(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(f"Checkpoint not found: {path}") from None
+    source = open_file(path)
     try:
         pickled = _foreign.read_pickle(source.size, source.read)
         if pickled is not None:
@@ -176,12 +170,9 @@ def _loss(top: Mapping[str, Any], key: str) -> float | None:
 
 def _numpy_globals() -> list[Any]:
     """What NumPy arrays and scalars in a pickle refer to, under NumPy 1's names and NumPy 2's."""
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    names = [
-        (getattr(multiarray, function), f"numpy.{core}.multiarray.{function}")
-        for core in ("core", "_core")
-        for function in ("_reconstruct", "scalar")
-    ]
+    values: tuple[Any, ...] = (np.array(0), np.float64(0))
+    functions = [value.__reduce__()[0] for value in values]  # _reconstruct, scalar
+    names = [(f, f"numpy.{core}.multiarray.{f.__name__}") for core in ("core", "_core") for f in functions]
     dtypes = [getattr(np.dtypes, name) for name in np.dtypes.__all__]
     return [np.ndarray, np.dtype, *names, *dtypes]
 

@@ -51,6 +51,10 @@ class Recipe(NamedTuple):
     warnings: list[str]
     metadata: ModelMetadata
 
+    def all_warnings(self) -> list[str]:
+        """What to warn of, values that are not finite included, once the container is written."""
+        return self.warnings + _not_finite(self.contents)
+
 
 def save_model(
     model: nn.Module | Mapping[str, Any],
@@ -181,12 +185,11 @@ def prepare(
     """Check everything that a container will hold, before a byte of it is written."""
     vae = _tensors.content(state_dict)
     contents: dict[str, writer.Content] = {entry_name("vae"): vae}
-    warnings = _not_finite("vae", state_dict)
     spectrogram = (
         None if spectrogram_config is None else plain_object(spectrogram_config, "spectrogram_config")
     )
     latent = None if analysis is None else plain_object(_attributes(analysis), "latent_analysis", arrays=True)
-    filled, more = complete_metadata(metadata, latent)
+    filled, warnings = complete_metadata(metadata, latent)
     fields: dict[str, Any] = {
         "format": MODEL_FORMAT_MARKER,
         "version": SAVED_MODEL_VERSION,
@@ -216,7 +219,7 @@ def prepare(
             vocoder=None if vocoder is None else vocoder.describe(),
         )
 
-    return Recipe(describe, contents, pairing, warnings + more, filled)
+    return Recipe(describe, contents, pairing, warnings, filled)
 
 
 class VocoderRecipe:
@@ -230,10 +233,8 @@ class VocoderRecipe:
             )
         self.type = str(state["type"])
         self.content = _tensors.content(state["state_dict"])
-        self.warnings = _not_finite("vocoder", state["state_dict"])
         self.config = _optional(state, "config")
-        self.training_metadata, more = _finite_loss(_optional(state, "training_metadata", losses=True))
-        self.warnings += more
+        self.training_metadata, self.warnings = _finite_loss(_optional(state, "training_metadata", losses=True))
 
     def describe(self) -> Vocoder:
         """The manifest's `vocoder`."""
@@ -250,7 +251,7 @@ def complete_metadata(
 ) -> tuple[ModelMetadata, list[str]]:
     """A copy with id and date filled in, analysis fields that follow the analysis, losses finite."""
     warnings = []
-    losses = {}
+    losses: dict[str, Any] = {}
     for name in ("final_train_loss", "final_val_loss"):
         loss = getattr(metadata, name)
         losses[name] = finite_or_none(loss)
@@ -272,20 +273,25 @@ def complete_metadata(
 
 
 def _write(recipe: Recipe, models_dir: str | os.PathLike[str]) -> Path:
-    path = writer.create_named(Path(models_dir), recipe.metadata.name, recipe.describe, recipe.contents)
+    folder, name = Path(models_dir), recipe.metadata.name
+    path = writer.create_named(folder, name, recipe.describe, recipe.contents)
+    warnings = recipe.all_warnings()
     if recipe.pairing is not None and recipe.pairing.mismatches:
-        recipe.warnings.append(f"the vocoder {recipe.pairing.verdict}")
-    if recipe.warnings:
-        logger.warning("%s: %s", path, "; ".join(recipe.warnings))
+        warnings.append(f"the vocoder {recipe.pairing.verdict}")
+    if warnings:
+        logger.warning("%s: %s", path, "; ".join(warnings))
     return path
 
 
-def _not_finite(component: str, state_dict: Mapping[str, Any]) -> list[str]:
-    names = _tensors.not_finite(state_dict)
-    if not names:
-        return []
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return [f"NaN or infinite values in the {component}'s {', '.join(names[:3])}{more}"]
+def _not_finite(contents: Mapping[str, writer.Content]) -> list[str]:
+    warnings = []
+    for entry, content in contents.items():
+        names = _tensors.not_finite(content) if isinstance(content, writer.TensorContent) else []
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            listed = ", ".join(names[:3]) + more
+            warnings.append(f"NaN or infinite values in {entry}: {listed}")
+    return warnings
 
 
 def _attributes(analysis: Any) -> Mapping[str, Any]:

@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, target_shape: tuple[int, int] | None = None) -> Tensor:
         """Latent [B, latent_dim] to mel [B, 1, n_mels, frames], cropped to `target_shape`."""
-        mel = self.deconvs(self.fc(z).view(-1, _CHANNELS[-1], *self.grid))
+        mel: Tensor = self.deconvs(self.fc(z).view(-1, _CHANNELS[-1], *self.grid))
         return mel if target_shape is None else mel[..., : target_shape[-2], : target_shape[-1]]
 
 
@@ -86,8 +86,8 @@ class ConvVAE(nn.Module):
 
     def encode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """Mel [B, 1, n_mels, frames] to mean and log-variance, each [B, latent_dim]."""
-        mean, logvar = self.encoder(mel)
-        return mean, logvar
+        encoded: tuple[Tensor, Tensor] = self.encoder(mel)
+        return encoded
 
     def reparameterize(self, mean: Tensor, logvar: Tensor) -> Tensor:
         """A draw from the latent distribution; the mean itself in eval mode."""

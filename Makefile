@@ -1,0 +1,54 @@
+# Run `make` for the list of targets.
+VENV ?= .venv
+PY := $(VENV)/bin/python
+FIXTURES := fixtures/real
+
+.PHONY: help demo test check stress bench bench-plots fuzz vectors wheel clean
+
+help:  ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
+	$(PY) -m pip install --quiet -c constraints.txt torch
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[audio]"
+	@touch $@
+
+$(VENV)/developer: $(VENV)/installed
+	$(PY) -m pip install --quiet -c constraints.txt --group dev
+	@touch $@
+
+$(VENV)/benchmarks: $(VENV)/developer
+	$(PY) -m pip install --quiet -c constraints.txt --group bench
+	@touch $@
+
+demo: $(VENV)/installed  ## pack a real model, look at it, verify it, find a flipped bit
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh fixtures/demo.sh
+
+test: $(VENV)/developer  ## run the tests
+	$(PY) -m pytest -n 2 -q -m "not stress"
+
+stress: $(VENV)/developer  ## run the slow tests as well
+	$(PY) -m pytest -q -m stress
+
+check: $(VENV)/developer  ## lint, type-check, look into the wheel
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest -q tests/packaging
+
+bench: $(VENV)/benchmarks  ## measure against floors and peers, as ratios
+	$(PY) tests/benchmarks/bench.py
+
+bench-plots: $(VENV)/benchmarks  ## draw how cost grows, as SVG
+	$(PY) tests/benchmarks/plots.py
+
+vectors: $(VENV)/developer  ## write the conformance vectors anew
+	$(PY) fixtures/make_vectors.py
+
+wheel: $(VENV)/developer  ## build the wheel
+	$(PY) -m build --wheel
+
+clean:  ## remove what was built
+	rm -rf $(VENV) dist build demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,75 @@
+"""How a vocoder reads in a table and in a sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+_MAX_COUNT = 2**63 - 1
+
+
+class VocoderFacts(NamedTuple):
+    """How a vocoder was trained, as far as it is known."""
+
+    epochs: int | None = None
+    final_loss: float | None = None
+    training_date: str = ""
+
+
+def vocoder_facts(training_metadata: Mapping[str, object] | None) -> VocoderFacts:
+    """What a vocoder's free-form `training_metadata` tells; junk counts as unknown."""
+    told = training_metadata or {}
+    return clean_facts(told.get("epochs"), told.get("final_loss"), told.get("training_date"))
+
+
+def clean_facts(epochs: object, final_loss: object, training_date: object) -> VocoderFacts:
+    """The same from single values of any type."""
+    return VocoderFacts(_count(epochs), _loss(final_loss), _date(training_date))
+
+
+def vocoder_name(vocoder_type: str) -> str:
+    """The family's name: every `hifigan…` is HiFi-GAN, another type reads as itself."""
+    return "HiFi-GAN" if vocoder_type.startswith("hifigan") else vocoder_type
+
+
+def vocoder_short(vocoder_type: str, epochs: object = None) -> str:
+    """For a table's column: `HiFi-GAN (200ep)`, or the name alone."""
+    known = _count(epochs)
+    name = vocoder_name(vocoder_type)
+    return name if known is None else f"{name} ({known}ep)"
+
+
+def vocoder_long(
+    vocoder_type: str, epochs: object = None, final_loss: object = None, training_date: object = ""
+) -> str:
+    """For a row of its own: `HiFi-GAN (200 epochs, loss 0.0342, trained 2026-02-21)`."""
+    facts = clean_facts(epochs, final_loss, training_date)
+    parts = []
+    if facts.epochs is not None:
+        parts.append("1 epoch" if facts.epochs == 1 else f"{facts.epochs} epochs")
+    if facts.final_loss is not None:
+        parts.append(f"loss {facts.final_loss:.4f}")
+    if facts.training_date:
+        parts.append(f"trained {facts.training_date[:10]}")
+    name = vocoder_name(vocoder_type)
+    return f"{name} ({', '.join(parts)})" if parts else name
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value <= _MAX_COUNT else None
+
+
+def _loss(value: object) -> float | None:
+    return float(value) if type(value) in (int, float) and _is_finite(value) else None  # type: ignore[arg-type]
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+def _date(value: object) -> str:
+    return value if type(value) is str else ""

@@ -8,19 +8,28 @@ FIXTURES := fixtures/real
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/installed: pyproject.toml constraints.txt
+SOURCES := $(wildcard distillgan/*.py distillgan/torch/*.py cli/distillgan_cli/*.py)
+
+$(VENV)/installed: pyproject.toml constraints.txt $(SOURCES)
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
 	$(PY) -m pip install --quiet -c constraints.txt torch
-	$(PY) -m pip install --quiet -c constraints.txt -e ".[audio]"
+	$(PY) -m pip install --quiet -c constraints.txt ".[audio]"
 	@touch $@
 
-$(VENV)/developer: $(VENV)/installed
-	$(PY) -m pip install --quiet -c constraints.txt --group dev
+$(VENV)/developer: pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
+	$(PY) -m pip install --quiet -c constraints.txt torch
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[audio]" --group dev
 	@touch $@
 
 $(VENV)/benchmarks: $(VENV)/developer
 	$(PY) -m pip install --quiet -c constraints.txt --group bench
+	@touch $@
+
+$(VENV)/fuzzers: $(VENV)/developer
+	$(PY) -m pip install --quiet -c constraints.txt --group fuzz
 	@touch $@
 
 demo: $(VENV)/installed  ## pack a real model, look at it, verify it, find a flipped bit
@@ -43,6 +52,10 @@ bench: $(VENV)/benchmarks  ## measure against floors and peers, as ratios
 
 bench-plots: $(VENV)/benchmarks  ## draw how cost grows, as SVG
 	$(PY) tests/benchmarks/plots.py
+
+SECONDS ?= 60
+fuzz: $(VENV)/fuzzers  ## fuzz every parser for a bounded time (SECONDS=60)
+	$(PY) fuzz/run.py --seconds $(SECONDS)
 
 vectors: $(VENV)/developer  ## write the conformance vectors anew
 	$(PY) fixtures/make_vectors.py

@@ -262,7 +262,7 @@ def _wide_size(size: int, position: int) -> int:
 def _read_tail(source: Source) -> bytes:
     """The last bytes of the file, in which the whole directory lies if it is canonical."""
     tail = source.read(max(0, source.size - _TAIL), min(source.size, _TAIL))
-    if tail[-_END.size :][:4] == b"PK\5\6":
+    if len(tail) >= _END.size and tail[-_END.size :].startswith(b"PK\5\6"):
         return tail
     far = source.read(max(0, source.size - _FAR_TAIL), min(source.size, _FAR_TAIL))
     at = far.rfind(b"PK\5\6")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,6 +16,7 @@ _LOCK_SECONDS = 30
 _HAS_PREAD = hasattr(os, "pread")
 _CHUNK = 4 * 1024 * 1024
 _BUFFER = 1024 * 1024
+_SPAN = 64 * 1024
 _MAX_VECTOR = 1024  # IOV_MAX on every system that has writev
 _NO_HARD_LINKS = frozenset(
     {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EACCES}
@@ -74,14 +74,21 @@ class Draft:
 @contextlib.contextmanager
 def draft(folder: Path) -> Iterator[Draft]:
     """Open a new hidden file in `folder` for writing and reading; remove it unless it was moved."""
-    path = folder / f".{secrets.token_hex(8)}.tmp"
-    with open(path, "x+b", buffering=_BUFFER) as file:
-        try:
+    path = folder / f".{os.urandom(8).hex()}.tmp"
+    try:
+        with _create(path) as file:
             yield Draft(path, file)
-        finally:
-            file.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _create(path: Path) -> BinaryIO:
+    try:
+        return open(path, "x+b", buffering=_BUFFER)
+    except OSError as error:
+        error.filename = os.fspath(path.parent)  # the draft's own name means nothing to anybody
+        raise
 
 
 def identity(target: str | os.PathLike[str] | int) -> Identity:
@@ -167,7 +174,9 @@ def _kernel_copy(source: int, offset: int, length: int, target: BinaryIO) -> int
     start, done = target.tell(), 0
     try:
         while done < length:
-            copied = os.copy_file_range(source, target.fileno(), length - done, offset + done, start + done)
+            # Copies that begin at 8 KiB get small page-cache folios: first up to a whole span.
+            step = min(-(start + done) % _SPAN or length, length - done)
+            copied = os.copy_file_range(source, target.fileno(), step, offset + done, start + done)
             if copied == 0:
                 break
             done += copied

@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from .errors import FormatError, LegacyFormatError
 
@@ -18,7 +19,10 @@ _TORCH_MARKER = "distillgan_model"
 _MAX_PICKLE = 4 * 1024 * 1024  # the structure of a checkpoint is some 50 kB; weights lie elsewhere
 _MAX_OPCODES = 200_000
 _MAX_PICKLES = 5  # torch's old format: magic, protocol, system, the object, storage keys
-_MEMO_OPCODES = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_PUT = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_GET = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_TEXT = frozenset({"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"})
+_MARK = object()
 _ZIP_ERRORS = (
     zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, RuntimeError, ValueError,
     OverflowError,
@@ -79,15 +83,64 @@ def pickle_globals(data: bytes) -> set[str]:
 
 
 def pickle_marker(data: bytes) -> str | None:
-    """The value of the key `format` in a pickled dict, as far as opcodes tell."""
-    previous = None
-    for name, argument in _opcodes(data):
-        if name in _MEMO_OPCODES:
-            continue
-        if previous == "format" and isinstance(argument, str):
-            return argument
-        previous = argument
+    """The value of the key `format` in the dict that a file's pickle makes, without making it."""
+    file = io.BytesIO(data)
+    for _ in range(_MAX_PICKLES):
+        root = _outline(file)
+        if isinstance(root, dict) and isinstance(root.get("format"), str):
+            return str(root["format"])
     return None
+
+
+def _outline(file: io.BytesIO) -> Any:
+    """What one pickle makes, in outline: dicts with their text keys, text, and {} for all else."""
+    stack: list[Any] = []
+    memo: dict[Any, Any] = {}
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+            if opcode.name == "STOP" or count > _MAX_OPCODES:
+                return stack[-1]
+            _step(opcode, argument, stack, memo)
+    except (ValueError, OverflowError, LookupError):
+        pass  # not a pickle from here on: a damaged file, or torch's raw storages
+    return None
+
+
+def _step(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[Any], memo: dict[Any, Any]) -> None:
+    name = opcode.name
+    if name in _PUT:
+        memo[argument if name != "MEMOIZE" else len(memo)] = stack[-1]
+    elif name in _GET:
+        stack.append(memo[argument])
+    elif name == "MARK":
+        stack.append(_MARK)
+    elif name in ("SETITEM", "SETITEMS"):
+        items = _pop_to_mark(stack) if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+        if isinstance(stack[-1], dict):
+            keys = zip(items[::2], items[1::2], strict=False)
+            stack[-1].update({key: value for key, value in keys if isinstance(key, str)})
+    else:
+        _pop_all(opcode, stack)
+        made = argument if isinstance(argument, str) and name in _TEXT else None
+        stack.extend(made if made is not None else {} for _ in opcode.stack_after)
+
+
+def _pop_all(opcode: pickletools.OpcodeInfo, stack: list[Any]) -> None:
+    """Take what an opcode takes, by pickletools' own table."""
+    if pickletools.markobject in opcode.stack_before:
+        _pop_to_mark(stack)
+        taken = opcode.stack_before.index(pickletools.markobject)
+    else:
+        taken = len(opcode.stack_before)
+    for _ in range(taken):
+        stack.pop()
+
+
+def _pop_to_mark(stack: list[Any]) -> list[Any]:
+    items: list[Any] = []
+    while (item := stack.pop()) is not _MARK:
+        items.append(item)
+    return items[::-1]
 
 
 def _torch_pickle(size: int, read: Read) -> bytes | None:

@@ -157,6 +157,8 @@ def _size(dtype: str, shape: Sequence[int]) -> int:
 
 def _frame(text: bytes) -> bytes:
     padded = -(-(8 + len(text)) // _PAGE) * _PAGE - 8
+    if padded + 8 > MAX_HEADER:
+        raise FormatError("safetensors.length", f"the header is larger than {MAX_HEADER} bytes")
     return padded.to_bytes(8, "little") + text.ljust(padded)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from functools import cached_property, partial
-from html import escape
 
 from . import _archive, _safetensors, signature
 from ._archive import Entry
@@ -108,18 +107,19 @@ def is_container(path: str | os.PathLike[str]) -> bool:
     return head[:4] == _ZSTD_MAGIC or head[30:] == _archive.FIRST_NAME.encode()
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Manifest:
+def read_manifest(path: str | os.PathLike[str], *, transport: bool = True) -> Manifest:
     """Read a container's manifest, and nothing else of it.
 
     Vouches for the manifest's bytes (CRC, canonical form, schema) and for the file's length.
-    Raises FormatError, LegacyFormatError, UnsupportedVersionError, ModelNotFoundError.
+    `transport=False` refuses the transport form, as a library does. Raises FormatError,
+    LegacyFormatError, UnsupportedVersionError, ModelNotFoundError.
     """
     name = os.fspath(path)
     fd = _open(name)
     try:
         size = _archive.file_size(fd)
         head = os.read(fd, _FIRST_READ)
-        if not head.startswith(_ZSTD_MAGIC):
+        if not (transport and head.startswith(_ZSTD_MAGIC)):
             return _manifest_in(head, size, partial(read_at, fd))
     except FormatError as error:
         raise error.at(name) from None
@@ -257,6 +257,8 @@ class Container:
         return f"<Container {printable(self.path)}: {printable(summary(self.manifest))}>"
 
     def _repr_html_(self) -> str:
+        from html import escape  # 8 ms that only a notebook should cost
+
         rows = "".join(
             f"<tr><td>{escape(e.name)}</td><td style='text-align:right'>{e.size:,}</td></tr>"
             for e in self.entries

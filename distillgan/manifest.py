@@ -60,7 +60,9 @@ class ModelMetadata:
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Vae(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Vae(
+    msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """The `vae` component: its architecture, and the sizes and digest of its safetensors member.
 
     `tensors` counts stored tensors, `parameters` their elements, buffers included; sizes are bytes.
@@ -126,9 +128,14 @@ class Manifest(
     preview: Preview | None = None
 
     @cached_property
+    def known(self) -> tuple[KnownMetadata, dict[str, Any]]:
+        """The metadata as it stands in the file: its known fields, and the keys that are not."""
+        return _decode_metadata(bytes(self.metadata_json))
+
+    @cached_property
     def metadata(self) -> ModelMetadata:
         """Name, tags, dataset, losses and the rest of what people know of the model."""
-        known, extra = _decode_metadata(bytes(self.metadata_json))
+        known, extra = self.known
         values = {name: getattr(known, name) for name in _KNOWN_FIELDS}
         return ModelMetadata(**{k: v for k, v in values.items() if v is not UNSET}, extra=extra)
 
@@ -156,8 +163,8 @@ class Manifest(
         return found
 
 
-class _KnownMetadata(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """The wire form of ModelMetadata: absent stays absent, so that encoding gives the same bytes."""
+class KnownMetadata(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """The wire form of ModelMetadata: what is absent is UNSET, so that encoding gives the same bytes."""
 
     model_id: str
     name: str
@@ -182,10 +189,10 @@ class _Marker(msgspec.Struct):
 
 _encode = msgspec.json.Encoder().encode
 _decode_document = msgspec.json.Decoder(Manifest).decode
-_decode_known = msgspec.json.Decoder(_KnownMetadata).decode
+_decode_known = msgspec.json.Decoder(KnownMetadata).decode
 _decode_marker = msgspec.json.Decoder(_Marker).decode
 _decode_raw_object = msgspec.json.Decoder(dict[str, Raw]).decode
-_KNOWN_FIELDS = tuple(_KnownMetadata.__struct_fields__)
+_KNOWN_FIELDS = tuple(KnownMetadata.__struct_fields__)
 _JSON_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError)
 
 
@@ -202,7 +209,8 @@ def decode_manifest(body: bytes) -> Manifest:
         raise _explain(body, None)
     if _encode(manifest) != body:
         raise _explain_spelling(body)
-    known, _ = _decode_metadata(bytes(manifest.metadata_json))
+    known, extra = _decode_metadata(bytes(manifest.metadata_json))
+    manifest.__dict__["known"] = known, extra  # what the cached property would decode again
     _check_fields(manifest)
     if not body.isascii() or b"\\" in body or b"\x7f" in body:
         _check_text(manifest, known)
@@ -211,7 +219,10 @@ def decode_manifest(body: bytes) -> Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The canonical bytes of a manifest, at most 1 MiB (else FormatError `manifest.size`)."""
-    body = _encode(manifest)
+    try:
+        body = _encode(manifest)
+    except UnicodeError:
+        raise FormatError("manifest.text", "a text is not valid Unicode") from None
     if len(body) > MAX_MANIFEST:
         raise FormatError("manifest.size", f"{len(body)} bytes; at most {MAX_MANIFEST} are allowed")
     return body
@@ -227,7 +238,7 @@ def encode_metadata(metadata: ModelMetadata) -> Raw:
     if clash:
         raise FormatError("manifest.schema", "a field cannot be an extra key", where=min(clash))
     try:
-        checked = msgspec.convert(known, _KnownMetadata)
+        checked = msgspec.convert(known, KnownMetadata)
     except msgspec.ValidationError as error:
         raise FormatError("manifest.schema", str(error), where="metadata") from None
     return encode_object(msgspec.to_builtins(checked) | metadata.extra, "metadata")
@@ -287,14 +298,21 @@ def check_open_objects(manifest: Manifest) -> list[FormatError]:
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a manifest, from the types (2020-12)."""
     schema = msgspec.json.schema(Manifest)
-    metadata = msgspec.json.schema(_KnownMetadata)["$defs"]["_KnownMetadata"]
+    metadata = msgspec.json.schema(KnownMetadata)["$defs"]["KnownMetadata"]
+    del metadata["description"]
+    for part in schema["$defs"].values():  # what a model does not have is absent, never null
+        part["properties"] = {
+            key: kind["anyOf"][0] if "default" in kind and kind["default"] is None else kind
+            for key, kind in part["properties"].items()
+        }
+        del part["description"]
     schema["$defs"]["Manifest"]["properties"]["metadata"] = metadata | {"title": "Metadata"}
     schema["$defs"]["Manifest"]["properties"]["format"] = {"const": MODEL_FORMAT_MARKER}
     schema["$defs"]["Manifest"]["properties"]["version"] = {"const": SAVED_MODEL_VERSION}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _decode_metadata(raw: bytes) -> tuple[_KnownMetadata, dict[str, Any]]:
+def _decode_metadata(raw: bytes) -> tuple[KnownMetadata, dict[str, Any]]:
     try:
         known = _decode_known(raw)
     except _JSON_ERRORS as error:
@@ -370,7 +388,7 @@ def _check_fields(manifest: Manifest) -> None:
         raise FormatError("manifest.schema", "a digest is not 'blake3:' and 64 hex digits")
 
 
-def _check_text(manifest: Manifest, known: _KnownMetadata) -> None:
+def _check_text(manifest: Manifest, known: KnownMetadata) -> None:
     texts = {
         "written_by": manifest.written_by,
         "vae.architecture": manifest.vae.architecture,

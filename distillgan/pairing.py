@@ -12,6 +12,7 @@ MATCH = "shapes and rates match"
 UNRECORDED = "mel scale, power and log are not recorded by HiFi-GAN and were not compared"
 
 _CONV_PRE = ("conv_pre.weight", "conv_pre.weight_v", "conv_pre.parametrizations.weight.original1")
+_READABLE = 10**15
 _SPELLINGS = {  # ours: how vocoders' configurations spell it
     "sample_rate": ("sampling_rate", "sample_rate"),
     "hop_length": ("hop_size", "hop_length"),
@@ -61,9 +62,9 @@ def check_pairing(
         if a is None or b is None:
             found["unknown"].append(f"{left} against {right}")
         elif a == b:
-            found["matches"].append(f"{left} and {right} are {a:g}")
+            found["matches"].append(f"{left} and {right} are {_show(a)}")
         else:
-            found["mismatches"].append(f"{left} is {a:g}, {right} is {b:g}")
+            found["mismatches"].append(f"{left} is {_show(a)}, {right} is {_show(b)}")
     return Pairing(**{kind: tuple(lines) for kind, lines in found.items()})
 
 
@@ -92,5 +93,9 @@ def _input_channels(tensors: Iterable[TensorSpec]) -> int | None:
     return None
 
 
+def _show(value: float) -> str:
+    return f"{value:g}" if abs(value) < _READABLE else "beyond all measure"
+
+
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    return type(value) is int or (type(value) is float and math.isfinite(value))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import struct
 
 import msgspec
@@ -32,6 +31,8 @@ class Signature(msgspec.Struct, frozen=True):
     @property
     def fingerprint(self) -> str:
         """The key's fingerprint as `ssh-keygen -l` shows it."""
+        import hashlib  # OpenSSL, for signed files only
+
         digest = hashlib.sha256(self.public_key).digest()
         return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 

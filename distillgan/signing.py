@@ -5,10 +5,12 @@ The signature is over the bytes of `manifest.json`, which vouches for every othe
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from ._archive import FIRST_NAME
 from ._text import printable
 from .container import SIGNATURE_NAME, Container
 from .edit import kept, open_whole, rewrite
-from .errors import DistillganError, FormatError
+from .errors import DistillganError, FormatError, ModelNotFoundError
 from .signature import NAMESPACE, decode_armor
 from .verify import Problem
 from .writer import BytesContent
@@ -56,8 +58,8 @@ def check_signature(
 
     An unsigned file is a problem only if `require`. The manifest is what is signed, so a signature
     is good only for a file in which `verify`, not `quick`, finds nothing. Codes: `signature.missing`,
-    `.altered`, `.unknown`, `.identity`. Raises DistillganError when ssh-keygen or the
-    allowed-signers file is missing.
+    `.altered`, `.unknown`, `.identity`. Raises DistillganError without ssh-keygen,
+    ModelNotFoundError without the allowed-signers file.
     """
     signers = _existing(allowed_signers, "Allowed-signers file")
     try:
@@ -91,22 +93,32 @@ def _check(manifest: bytes, armor: bytes, signers: str, identity: str | None) ->
         principals = found.stdout.decode(errors="replace").splitlines()
         if found.returncode:
             return _problem("unknown", f"signed with {key}, which is not among the allowed signers")
-        for name in principals if identity is None else [identity]:
+        names = list(dict.fromkeys([*principals, *_patterns(signers, signed.public_key)]))
+        for name in names if identity is None else [identity]:
             done = _ssh_keygen(
                 "-Y", "verify", "-n", NAMESPACE, "-s", path, "-f", signers, "-I", name, data=manifest
             )
             if not done.returncode:
-                return SignatureCheck([], f"good signature by {_describe(name, principals)} with {key}")
+                return SignatureCheck([], f"good signature by {_describe(name, names)} with {key}")
     if identity is None:
         return _problem("unknown", f"signed with {key}, which is allowed, but not for {NAMESPACE} today")
-    return _problem("identity", f"signed by {', '.join(principals)} with {key}, not by {identity}")
+    return _problem("identity", f"signed by {', '.join(names)} with {key}, not by {identity}")
 
 
-def _describe(name: str, principals: list[str]) -> str:
+def _patterns(signers: str, public_key: bytes) -> Iterator[str]:
+    """The principals of every line with this key; find-principals stops at the first."""
+    key = base64.b64encode(public_key).decode()
+    for line in Path(signers).read_text(errors="replace").splitlines():
+        words = line.split()
+        if key in words:
+            yield from words[0].strip('"').split(",")
+
+
+def _describe(name: str, names: list[str]) -> str:
     """Who signed; behind a wildcard stands anybody, whatever identity was asked for."""
-    if name in principals and not _WILDCARDS & set(name):
-        return name
-    return f"any identity ({', '.join(principals)})"
+    wildcards = [pattern for pattern in names if _WILDCARDS & set(pattern)]
+    named = not wildcards or name in set(names) - set(wildcards)
+    return name if named else f"any identity ({', '.join(wildcards)})"
 
 
 def _problem(code: str, message: str) -> SignatureCheck:
@@ -135,7 +147,7 @@ def _existing(path: str | os.PathLike[str], kind: str) -> str:
     """An absolute path, which no program takes for an option."""
     name = os.path.abspath(path)
     if not os.path.isfile(name):
-        raise DistillganError(f"{kind} not found: {os.fspath(path)}")
+        raise ModelNotFoundError(f"{kind} not found: {os.fspath(path)}")
     return name
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import blake3
@@ -135,6 +134,8 @@ def _hash(
 
 def _chunks(read: _archive.Read, begin: int, end: int) -> Iterator[bytes]:
     """The bytes of a range, each chunk read while the one before is in use."""
+    from concurrent.futures import ThreadPoolExecutor  # 10 ms that opening a file should not cost
+
     with ThreadPoolExecutor(1) as pool:
         pending = pool.submit(read, begin, min(_CHUNK, end - begin))
         while begin < end and (chunk := pending.result()):

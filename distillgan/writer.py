@@ -16,7 +16,6 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 from . import _archive, _atomic, _safetensors
-from ._atomic import Identity
 from ._safetensors import TensorSpec
 from .container import Container, FileSource
 from .manifest import MODEL_FILE_EXTENSION, Manifest, encode_manifest
@@ -230,18 +229,6 @@ def create_named(
     with _atomic.draft(folder) as draft:
         write_container(draft.file, describe, contents, progress)
         return draft.claim(_candidates(folder, name))
-
-
-def rewrite(
-    target: Path,
-    expected: Identity,
-    describe: Callable[[], Manifest],
-    contents: Mapping[str, Content],
-) -> None:
-    """Replace a file in one step if it is still the one that was opened."""
-    with _atomic.draft(target.parent) as draft:
-        write_container(draft.file, describe, contents)
-        draft.replace(target, expected=expected)
 
 
 def file_stem(name: str) -> str:

@@ -52,14 +52,19 @@ def find_file(reference: str, library: Path | None = None) -> Path:
         return Path(reference)
     if os.sep in reference or reference.endswith((".distillgan", ".zst", ".safetensors")):
         raise ModelNotFoundError(f"Model file not found: {reference}")
-    raise ModelNotFoundError(f"Model not found: {reference}")
+    from distillgan.catalog import ModelLibrary  # only when a name or an id is to be looked up
+
+    models = ModelLibrary(library_folder(library))
+    return models.path_of(models.resolve(reference))
 
 
 def complete_file(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
-    """Shell completion of a FILE: let the shell list paths."""
+    """Shell completion of a FILE: the library's models, and the shell's own paths."""
     from click.shell_completion import CompletionItem
 
-    return [CompletionItem(incomplete, type="file")]
+    from ._library import complete_model  # the catalog, for completion only
+
+    return [*complete_model(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
 
 
 file_argument = click.argument("file", metavar="FILE", shell_complete=complete_file)
@@ -87,16 +92,27 @@ def show_json(value: Any) -> None:
 
 def show_fields(fields: Iterable[tuple[str, str]]) -> None:
     """Print labelled values, wrapped to the terminal under their own column."""
-    import shutil
     import textwrap
 
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = min(_columns(), 100)
     for label, value in fields:
         for line in printable(value, keep="\n").splitlines() or [""]:
             wrapped = textwrap.wrap(line, width - 15, break_on_hyphens=False, break_long_words=False) or [""]
             for part in wrapped:
-                click.echo(f"  {label:<12} {part}".rstrip())
+                click.echo(f"  {printable(label):<12} {part}".rstrip())
                 label = ""
+
+
+def _columns() -> int:
+    """The terminal's width; as shutil has it, without the archive formats that shutil imports."""
+    try:
+        return int(os.environ.get("COLUMNS", "")) or 80
+    except ValueError:
+        pass
+    try:
+        return os.get_terminal_size(1).columns or 80
+    except (OSError, ValueError):
+        return 80
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:

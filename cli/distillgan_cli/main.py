@@ -26,6 +26,13 @@ _COMMANDS = {
     "unpack": "cmd_unpack",
     "compress": "cmd_compress",
     "decompress": "cmd_compress",
+    "diff": "cmd_diff",
+    "attach": "cmd_attach",
+    "strip": "cmd_strip",
+    "edit": "cmd_edit",
+    "sign": "cmd_sign",
+    "model": "cmd_model",
+    "catalog": "cmd_catalog",
 }
 
 

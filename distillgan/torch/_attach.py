@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..container import entry_name
 from ..edit import replace_vocoder
-from ._save import VocoderRecipe
+from ._save import VocoderRecipe, find_not_finite
 
 logger = logging.getLogger("distillgan")
 
@@ -25,5 +26,6 @@ def attach_vocoder(
     """
     vocoder = VocoderRecipe(vocoder_state)
     replace_vocoder(model_path, vocoder, allow_mismatch=allow_mismatch)
-    if vocoder.warnings:
-        logger.warning("%s: %s", os.fspath(model_path), "; ".join(vocoder.warnings))
+    warnings = vocoder.warnings + find_not_finite({entry_name("vocoder"): vocoder.content})
+    if warnings:
+        logger.warning("%s: %s", os.fspath(model_path), "; ".join(warnings))

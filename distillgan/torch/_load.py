@@ -33,12 +33,19 @@ BuildSpectrogram = Callable[[dict[str, Any]], Any]
 _architectures: dict[str, tuple[Build, BuildSpectrogram | None]] = {}
 
 
-def register_architecture(name: str, build: Build, *, spectrogram: BuildSpectrogram | None = None) -> None:
+def register_architecture(
+    name: str, build: Build | None, *, spectrogram: BuildSpectrogram | None = None
+) -> None:
     """Say how to build the network of an architecture; a built-in name may be replaced.
 
     `build(manifest, specs)` returns the network, on the meta device if it can; weights are assigned
-    to it afterwards. `spectrogram(config)` makes `LoadedModel.spectrogram` of `spectrogram_config`.
+    to it afterwards; None keeps the network that is there. `spectrogram(config)` makes
+    `LoadedModel.spectrogram` of `spectrogram_config`.
     """
+    if build is None:
+        if name not in _architectures:
+            raise DistillganError(f"Nothing is registered as {name!r} yet: give build as well.")
+        build = _architectures[name][0]
     _architectures[name] = (build, spectrogram)
 
 

@@ -41,9 +41,12 @@ def plain_object(value: Mapping[str, Any] | None, where: str, *, arrays: bool = 
     Raises CheckpointError with the path of a value that JSON does not have, of a non-finite
     number, of nesting over 32 levels, or of more than a manifest can hold.
     """
-    if not isinstance(value, Mapping):
-        raise CheckpointError(f"{where} is a {type(value).__name__}, not a dict.")
-    return dict(_Converter(arrays).convert(value, where, 1))
+    try:
+        if not isinstance(value, Mapping):
+            raise _RefusedError(f"is a {type(value).__name__}, not a dict")
+        return dict(_Converter(arrays).convert(value, 1))
+    except _RefusedError as error:
+        raise CheckpointError(f"{_short(where + error.path)} {error}.") from None
 
 
 def decode_arrays(value: Any) -> Any:
@@ -57,64 +60,82 @@ def decode_arrays(value: Any) -> Any:
     return {key: decode_arrays(item) for key, item in value.items()}
 
 
+class _RefusedError(Exception):
+    """A value that cannot be converted; its path grows as the error travels outwards."""
+
+    path = ""
+
+
 class _Converter:
     def __init__(self, arrays: bool):
         self._arrays = arrays
-        self._budget = MAX_MANIFEST  # every value costs at least a byte of the manifest
+        self._budget = MAX_MANIFEST
 
-    def convert(self, value: Any, where: str, depth: int) -> Any:
-        self._spend(1, where)
+    def convert(self, value: Any, depth: int) -> Any:
+        self._spend(2)  # what any value costs a manifest at least
         if isinstance(value, Inert | enum.Enum) and depth <= MAX_DEPTH:  # one may hold itself
-            return self.convert(value.value, where, depth + 1)
+            return self.convert(value.value, depth + 1)
         if isinstance(value, np.generic):
-            return self._scalar(value.item(), where)
+            return self._scalar(value.item())
         if isinstance(value, np.ndarray | torch.Tensor) and self._arrays:
-            return self._encode_array(value, where)
+            return self._encode_array(value)
         if isinstance(value, Mapping | list | tuple):
-            return self._container(value, where, depth)
-        return self._scalar(value, where)
+            if depth > MAX_DEPTH:
+                raise _RefusedError(f"is nested more than {MAX_DEPTH} levels deep")
+            return self._dict(value, depth) if isinstance(value, Mapping) else self._list(value, depth)
+        return self._scalar(value)
 
-    def _container(self, value: Any, where: str, depth: int) -> Any:
-        if depth > MAX_DEPTH:
-            raise CheckpointError(f"{_short(where)} is nested more than {MAX_DEPTH} levels deep.")
-        if not isinstance(value, Mapping):
-            return [self.convert(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
+    def _dict(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         converted = {}
         for key, item in value.items():
             if not isinstance(key, str):
-                raise CheckpointError(f"{_short(where)} has the key {key!r}, which is not a string.")
-            converted[self._scalar(key, where)] = self.convert(item, f"{where}.{key}", depth + 1)
+                raise _RefusedError(f"has the key {key!r}, which is not a string")
+            try:
+                converted[self._text(key)] = self.convert(item, depth + 1)
+            except _RefusedError as error:
+                error.path = f".{key}{error.path}"
+                raise
         return converted
 
-    def _scalar(self, value: Any, where: str) -> Any:
+    def _list(self, value: Any, depth: int) -> list[Any]:
+        converted = []
+        try:
+            for item in value:
+                converted.append(self.convert(item, depth + 1))
+        except _RefusedError as error:
+            error.path = f"[{len(converted)}]{error.path}"
+            raise
+        return converted
+
+    def _scalar(self, value: Any) -> Any:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return self._text(str(value), where)
+            return self._text(value)
         if isinstance(value, int):
             if abs(value) > _MAX_INTEGER:
-                raise CheckpointError(f"{where} is an integer outside ±2^63.")
+                raise _RefusedError("is an integer outside ±2^63")
             return int(value)
         if isinstance(value, float):
             if not math.isfinite(value):
-                raise CheckpointError(f"{where} is {value}: JSON has finite numbers only.")
+                raise _RefusedError(f"is {value}: JSON has finite numbers only")
             return float(value)
-        raise CheckpointError(f"{where} is a {type(value).__name__}, which JSON does not have.")
+        raise _RefusedError(f"is a {type(value).__name__}, which JSON does not have")
 
-    def _text(self, value: str, where: str) -> str:
-        self._spend(len(value), where)
+    def _text(self, value: str) -> str:
+        self._spend(len(value))
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise CheckpointError(f"{where} holds text that is not valid Unicode.") from None
-        return value
+            raise _RefusedError("holds text that is not valid Unicode") from None
+        return str(value)
 
-    def _encode_array(self, value: Any, where: str) -> dict[str, Any]:
+    def _encode_array(self, value: Any) -> dict[str, Any]:
         if isinstance(value, torch.Tensor):
-            value = _as_numpy(value, where)
+            value = _as_numpy(value)
         if value.dtype.kind not in _ARRAY_KINDS or value.dtype.itemsize > 8:
-            raise CheckpointError(f"{where} is an array of {value.dtype}, not of numbers.")
-        self._spend(value.nbytes, where)
+            raise _RefusedError(f"is an array of {value.dtype}, not of numbers")
+        self._spend(value.nbytes)
         little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
         return {
             "dtype": little.dtype.name,
@@ -122,17 +143,17 @@ class _Converter:
             "base64": base64.b64encode(little.tobytes()).decode(),
         }
 
-    def _spend(self, cost: int, where: str) -> None:
+    def _spend(self, cost: int) -> None:
         self._budget -= cost
         if self._budget < 0:
-            raise CheckpointError(f"{_short(where)} is more than a manifest's {MAX_MANIFEST} bytes can hold.")
+            raise _RefusedError(f"is more than a manifest's {MAX_MANIFEST} bytes can hold")
 
 
-def _as_numpy(tensor: torch.Tensor, where: str) -> Any:
+def _as_numpy(tensor: torch.Tensor) -> Any:
     try:
         return tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
     except (TypeError, RuntimeError):
-        raise CheckpointError(f"{where} is a tensor of {tensor.dtype}, which NumPy does not have.") from None
+        raise _RefusedError(f"is a tensor of {tensor.dtype}, which NumPy does not have") from None
 
 
 def _decode_array(value: dict[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec import UNSET
 from torch import nn
 
@@ -27,6 +28,8 @@ from ..manifest import (
     Preview,
     Vae,
     Vocoder,
+    decode_manifest,
+    encode_manifest,
     encode_metadata,
     encode_object,
 )
@@ -53,7 +56,7 @@ class Recipe(NamedTuple):
 
     def all_warnings(self) -> list[str]:
         """What to warn of, values that are not finite included, once the container is written."""
-        return self.warnings + _not_finite(self.contents)
+        return self.warnings + find_not_finite(self.contents)
 
 
 def save_model(
@@ -219,6 +222,9 @@ def prepare(
             vocoder=None if vocoder is None else vocoder.describe(),
         )
 
+    if state_dict and all(name.startswith("module.") for name in state_dict):
+        warnings.append("every name begins with 'module.' (DataParallel) and is kept so; save model.module")
+    decode_manifest(encode_manifest(describe()))  # what no door would let in is not written
     return Recipe(describe, contents, pairing, warnings, filled)
 
 
@@ -231,10 +237,14 @@ class VocoderRecipe:
                 'A vocoder_state is {"type", "state_dict", "config", "training_metadata"}; '
                 "the first two are needed."
             )
-        self.type = str(state["type"])
+        if not isinstance(state["type"], str):
+            raise CheckpointError(f"The vocoder's type is {state['type']!r}, not text.")
+        self.type = state["type"]
         self.content = _tensors.content(state["state_dict"])
         self.config = _optional(state, "config")
-        self.training_metadata, self.warnings = _finite_loss(_optional(state, "training_metadata", losses=True))
+        self.training_metadata, self.warnings = _finite_loss(
+            _optional(state, "training_metadata", losses=True)
+        )
 
     def describe(self) -> Vocoder:
         """The manifest's `vocoder`."""
@@ -250,6 +260,8 @@ def complete_metadata(
     metadata: ModelMetadata, latent: Mapping[str, Any] | None
 ) -> tuple[ModelMetadata, list[str]]:
     """A copy with id and date filled in, analysis fields that follow the analysis, losses finite."""
+    if not isinstance(metadata.tags, list | tuple):
+        raise CheckpointError(f"The tags are {metadata.tags!r}, not a list of texts.")
     warnings = []
     losses: dict[str, Any] = {}
     for name in ("final_train_loss", "final_val_loss"):
@@ -283,7 +295,8 @@ def _write(recipe: Recipe, models_dir: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _not_finite(contents: Mapping[str, writer.Content]) -> list[str]:
+def find_not_finite(contents: Mapping[str, writer.Content]) -> list[str]:
+    """Warnings of values in written contents that are not finite."""
     warnings = []
     for entry, content in contents.items():
         names = _tensors.not_finite(content) if isinstance(content, writer.TensorContent) else []
@@ -306,8 +319,8 @@ def _optional(state: Mapping[str, Any], key: str, *, losses: bool = False) -> di
     value = state.get(key)
     if value is None:
         return None
-    if losses and isinstance(value, Mapping) and isinstance(value.get("final_loss"), float):
-        value = {**value, "final_loss": finite_or_none(value["final_loss"])}
+    if losses and isinstance(value, Mapping) and isinstance(value.get("final_loss"), float | np.floating):
+        value = {**value, "final_loss": finite_or_none(float(value["final_loss"]))}
     return plain_object(value, f"vocoder.{key}")
 
 

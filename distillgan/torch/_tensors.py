@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,7 @@ _EXPONENT_OF_ONES = {  # width in bytes, smallest bit pattern that is not a fini
     "F64": (8, 0x7FF0 << 48), "F32": (4, 0x7F800000), "C64": (4, 0x7F800000), "F16": (2, 0x7C00),
     "BF16": (2, 0x7F80), "F8_E5M2": (1, 0x7C), "F8_E4M3": (1, 0x7F),
 }  # fmt: skip
+_SMALL = 64 * 1024  # bytes: below, a mapping costs more than it gives back
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -55,9 +57,13 @@ class SavedTensor:
 
     def data(self) -> memoryview:
         """The bytes: the tensor's own memory, or that of a copy which the view keeps alive."""
-        plain = self._tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        return as_memory(plain)
-
+        tensor = self._tensor.detach()
+        plain = tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+        if plain and tensor.device.type == "cpu":
+            return as_memory(tensor)
+        if tensor.numel() * tensor.element_size() < _SMALL:
+            return as_memory(tensor.cpu().resolve_conj().resolve_neg().contiguous())
+        return _copy(tensor)
 
     def examine(self, data: memoryview) -> None:
         """Note whether the bytes hold a NaN or an infinity: an exponent of ones, in either sign.
@@ -71,6 +77,13 @@ class SavedTensor:
         sign = 1 << (8 * width - 1)
         signed_top = int(unsigned.view(f"i{width}").max())
         self.is_finite = signed_top < pattern and int(unsigned.max()) < pattern + sign
+
+
+def _copy(tensor: torch.Tensor) -> memoryview:
+    """A tensor's bytes in memory that goes back to the system at once; malloc would keep it."""
+    memory = mmap.mmap(-1, tensor.numel() * tensor.element_size())
+    torch.frombuffer(memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+    return memoryview(memory)
 
 
 def as_memory(tensor: torch.Tensor) -> memoryview:
@@ -107,6 +120,8 @@ def not_finite(saved: TensorContent) -> list[str]:
 
 
 def _checked(state_dict: Mapping[str, Any]) -> list[str]:
+    if not isinstance(state_dict, Mapping):
+        raise CheckpointError(f"A {type(state_dict).__name__} is no state dict: give model.state_dict().")
     for name, value in state_dict.items():
         if not isinstance(name, str):
             raise CheckpointError(f"The key {name!r} is not a string: a tensor needs a name.")

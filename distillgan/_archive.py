@@ -27,7 +27,7 @@ LOCAL_MAGIC = b"PK\3\4"
 ALIGNMENT = 4096
 ALIGNED_SUFFIX = ".safetensors"
 
-_LIMIT = 0xFFFFFFFE  # the largest value written in clear: 0xFFFFFFFF means "see ZIP64"
+LIMIT = 0xFFFFFFFE  # the largest value written in clear: 0xFFFFFFFF means "see ZIP64"
 _LOCAL = struct.Struct("<4s5H3L2H")  # 4.3.7
 _CENTRAL = struct.Struct("<4s6H3L5H2L")  # 4.3.12
 _END = struct.Struct("<4s4H2LH")  # 4.3.16
@@ -45,7 +45,7 @@ FIRST_HEADER = _LOCAL.size + len(FIRST_NAME)
 _FIRST_PREFIX = struct.pack("<4s5H", LOCAL_MAGIC, _VERSION, _FLAGS, _STORED, _TIME, _DATE)
 _FIRST_SUFFIX = struct.pack("<2H", len(FIRST_NAME), 0) + FIRST_NAME.encode()
 _FIRST_VALUES = struct.Struct("<3L")
-_TAIL = 4096  # far above any canonical directory, which has at most five records
+_TAIL = 1024  # far above any canonical directory, which has at most five records
 _FAR_TAIL = 64 * 1024  # where an end record may hide behind a comment, for a better message
 
 
@@ -104,10 +104,20 @@ def layout(members: Sequence[tuple[str, int, int]]) -> Layout:
 
 def data_offset(name: str, size: int, position: int) -> int:
     """Where the data of an entry begins whose local header begins at `position`."""
-    plain = position + _LOCAL_SIZE + len(name) + (20 if size > _LIMIT else 0)
+    plain = position + _LOCAL_SIZE + len(name) + (20 if size > LIMIT else 0)
     if not name.endswith(ALIGNED_SUFFIX):
         return plain
     return -(-(plain + _ALIGNMENT_RECORD) // ALIGNMENT) * ALIGNMENT
+
+
+def lead_size(name: str) -> int:
+    """Bytes before the data of an entry that is no ZIP64 one, the zeros that align it apart."""
+    return _LOCAL_SIZE + len(name) + (_ALIGNMENT_RECORD if name.endswith(ALIGNED_SUFFIX) else 0)
+
+
+def tail_size(*names: str) -> int:
+    """Bytes after the last data of an archive of these entries that is no ZIP64 one."""
+    return _END_SIZE + sum(_CENTRAL_SIZE + len(name) for name in names)
 
 
 def total_size(first_size: int, members: Sequence[tuple[str, int]]) -> int:
@@ -116,10 +126,10 @@ def total_size(first_size: int, members: Sequence[tuple[str, int]]) -> int:
     directory = _END_SIZE + _CENTRAL_SIZE + len(FIRST_NAME)
     for name, size in members:
         directory += _CENTRAL_SIZE + len(name)
-        if position > _LIMIT or size > _LIMIT:
+        if position > LIMIT or size > LIMIT:
             directory += _wide_size(size, position)
         position = data_offset(name, size, position) + size
-    if position > _LIMIT:
+    if position > LIMIT:
         directory += _END64.size + _LOCATOR64.size
     return position + directory
 
@@ -155,7 +165,7 @@ def read_layout(source: Source) -> Layout:
             "zip.structure",
             f"the entries need a file of {found.size} bytes, this one has {source.size}",
         )
-    if source.read(found.tail_offset, len(found.tail)) != found.tail:
+    if tail[-len(found.tail) :] != found.tail:
         raise FormatError("zip.structure", "the central directory is not canonical")
     for entry, header in zip(found.entries, found.headers, strict=True):
         if source.read(entry.offset - len(header), len(header)) != header:
@@ -213,7 +223,7 @@ def _kind(mode: int) -> str:
 
 def _local_header(name: str, size: int, crc: int, position: int) -> bytes:
     raw = name.encode()
-    big = size > _LIMIT
+    big = size > LIMIT
     extra = struct.pack("<2H2Q", 1, 16, size, size) if big else b""  # 4.5.3: both, in a local header
     if name.endswith(ALIGNED_SUFFIX):
         start = position + _LOCAL.size + len(raw) + len(extra) + _ALIGNMENT_RECORD
@@ -232,7 +242,7 @@ def _local_header(name: str, size: int, crc: int, position: int) -> bytes:
 
 def _central_record(name: str, size: int, crc: int, position: int) -> bytes:
     raw = name.encode()
-    wide = [value for value in (size, size, position) if value > _LIMIT]
+    wide = [value for value in (size, size, position) if value > LIMIT]
     extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
     shown, offset = min(size, 0xFFFFFFFF), min(position, 0xFFFFFFFF)
     return (
@@ -247,7 +257,7 @@ def _central_record(name: str, size: int, crc: int, position: int) -> bytes:
 
 def _end(count: int, size: int, offset: int) -> bytes:
     end = _END.pack(b"PK\5\6", 0, 0, count, count, size, min(offset, 0xFFFFFFFF), 0)
-    if offset <= _LIMIT:
+    if offset <= LIMIT:
         return end
     end64 = _END64.pack(b"PK\6\6", 44, _MADE_BY, _VERSION64, 0, 0, count, count, size, offset)
     return end64 + _LOCATOR64.pack(b"PK\6\7", 0, offset + size, 1) + end
@@ -255,7 +265,7 @@ def _end(count: int, size: int, offset: int) -> bytes:
 
 def _wide_size(size: int, position: int) -> int:
     """Bytes of the ZIP64 extra of a central record."""
-    count = 2 * (size > _LIMIT) + (position > _LIMIT)
+    count = 2 * (size > LIMIT) + (position > LIMIT)
     return 4 + 8 * count if count else 0
 
 

@@ -26,6 +26,7 @@ ITEM_SIZE = {
 _PAGE = 4096
 _LINE = 64  # bytes: what vector loads and torch's own allocator align to
 _METADATA = b'{"__metadata__":'
+_NO_ALIASES = b'{"__metadata__":{"format":"pt","blake3":"'
 _ALIAS = "alias:"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
@@ -52,20 +53,19 @@ class TensorSpec(msgspec.Struct, frozen=True, gc=False):
 
 
 class Header(msgspec.Struct, frozen=True):
-    """A decoded header: tensors in data order, and which stored name each alias stands for."""
+    """A decoded header: tensors in data order, and which stored name each alias stands for.
+
+    `parameters` counts the elements of all stored tensors, buffers included.
+    """
 
     tensors: dict[str, TensorSpec]
     aliases: dict[str, str]
+    parameters: int
 
     @property
     def data_bytes(self) -> int:
         """Size of all tensors' data in bytes."""
         return next(reversed(self.tensors.values())).end if self.tensors else 0
-
-    @property
-    def parameters(self) -> int:
-        """Elements of all stored tensors, buffers included."""
-        return sum(math.prod(spec.shape) for spec in self.tensors.values())
 
 
 class _Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -129,12 +129,12 @@ def decode_header(raw: bytes) -> Header:
     text = _unframe(raw)
     metadata, records = _decode(text)
     digests, aliases = _read_metadata(metadata, len(records))
-    tensors = _read_records(records, digests)
+    tensors, parameters = _read_records(records, digests)
     _check_names(text, tensors, aliases)
     _check_aliases(tensors, aliases)
     if _frame(_encode({"__metadata__": metadata, **records})) != raw:
         raise FormatError("safetensors.canonical", "the header is not in its canonical spelling and padding")
-    return Header(tensors, aliases)
+    return Header(tensors, aliases, parameters)
 
 
 def check_name(name: str) -> None:
@@ -175,19 +175,35 @@ def _unframe(raw: bytes) -> bytes:
 
 def _decode(text: bytes) -> tuple[dict[str, str], dict[str, _Record]]:
     try:
-        if not text.startswith(_METADATA):
-            _decode_metadata_only(text)  # not even JSON says more than not canonical
-            raise FormatError("safetensors.canonical", "__metadata__ does not come first")
-        raw = bytes(_decode_metadata_only(text).metadata)
-        metadata = _decode_metadata(raw)
-        if not text.startswith(_METADATA + raw):
-            raise FormatError("safetensors.canonical", "__metadata__ stands twice")
-        rest = text[len(_METADATA) + len(raw) :].lstrip(b",")
-        return metadata, _decode_records(b"{" + rest)
+        return _decode_plain(text) or _decode_any(text)
     except msgspec.ValidationError as error:
         raise FormatError("safetensors.json", str(error)) from None
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FormatError("safetensors.json", f"the header is not JSON: {error}") from None
+
+
+def _decode_plain(text: bytes) -> tuple[dict[str, str], dict[str, _Record]] | None:
+    """The usual header, without aliases, in one pass; None for any other."""
+    end = text.find(b'"', len(_NO_ALIASES))
+    if not text.startswith(_NO_ALIASES) or text[end : end + 2] != b'"}':
+        return None
+    try:
+        records = _decode_records(b"{" + text[end + 2 :].lstrip(b","))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return {"format": "pt", "blake3": text[len(_NO_ALIASES) : end].decode()}, records
+
+
+def _decode_any(text: bytes) -> tuple[dict[str, str], dict[str, _Record]]:
+    if not text.startswith(_METADATA):
+        _decode_metadata_only(text)  # not even JSON says more than not canonical
+        raise FormatError("safetensors.canonical", "__metadata__ does not come first")
+    raw = bytes(_decode_metadata_only(text).metadata)
+    metadata = _decode_metadata(raw)
+    if not text.startswith(_METADATA + raw):
+        raise FormatError("safetensors.canonical", "__metadata__ stands twice")
+    rest = text[len(_METADATA) + len(raw) :].lstrip(b",")
+    return metadata, _decode_records(b"{" + rest)
 
 
 def _read_metadata(metadata: dict[str, str], count: int) -> tuple[str, dict[str, str]]:
@@ -206,16 +222,18 @@ def _read_metadata(metadata: dict[str, str], count: int) -> tuple[str, dict[str,
     return digests, aliases
 
 
-def _read_records(records: dict[str, _Record], digests: str) -> dict[str, TensorSpec]:
+def _read_records(records: dict[str, _Record], digests: str) -> tuple[dict[str, TensorSpec], int]:
     tensors = {}
-    position = at = last_rank = 0
+    position = at = last_rank = parameters = 0
     last_name: str | None = None
     for name, record in records.items():
         dtype, shape, (begin, end) = record.dtype, record.shape, record.data_offsets
         item = ITEM_SIZE.get(dtype)
         if item is None:
             raise FormatError("safetensors.dtype", f"unknown dtype {dtype!r}", where=name)
-        size = math.prod(shape) * item
+        count = math.prod(shape)
+        size = count * item
+        parameters += count
         if begin != position or end - begin != size:
             raise _extent_error(name, begin, end, position, size)
         rank = 16 - item if size % _LINE else 0  # `_order`, without a tuple for each tensor
@@ -223,7 +241,7 @@ def _read_records(records: dict[str, _Record], digests: str) -> dict[str, Tensor
             raise FormatError("safetensors.canonical", "the tensors are out of order", where=name)
         tensors[name] = TensorSpec(name, dtype, shape, begin, end, digests[at : at + 64])
         last_rank, last_name, position, at = rank, name, end, at + 64
-    return tensors
+    return tensors, parameters
 
 
 def _extent_error(name: str, begin: int, end: int, position: int, size: int) -> FormatError:

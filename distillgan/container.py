@@ -29,20 +29,30 @@ SIGNATURE_NAME = "manifest.json.sig"
 COMPONENTS = ("vae", "vocoder")
 
 _FIRST_READ = 8192
+_HEAD = 32 * 1024  # holds the manifest and the first headers of most models
+_PAGE = _archive.ALIGNMENT
+_VAE_LEAD, _VOCODER_LEAD = (_archive.lead_size(f"{c}.safetensors") for c in ("vae", "vocoder"))
+_PREVIEW_LEAD = _archive.lead_size(PREVIEW_NAME)
+_PLAIN_TAIL = _archive.tail_size(_archive.FIRST_NAME, "vae.safetensors")
+_VOCODER_TAIL = _archive.tail_size("vocoder.safetensors") - _archive.tail_size()
+_PREVIEW_TAIL = _archive.tail_size(PREVIEW_NAME) - _archive.tail_size()
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LEGACY_SUFFIX = ".distill"
 
 
 class FileSource:
-    """An open regular file."""
+    """An open regular file; its first bytes are read once, for all who ask for parts of them."""
 
     def __init__(self, fd: int):
         self.fd = -1  # not ours to close if it is no regular file
         self.size = _archive.file_size(fd)
+        self._head = read_at(fd, 0, _HEAD)
         self.fd = fd
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on."""
+        if offset + length <= len(self._head):
+            return self._head[offset : offset + length]
         return read_at(self.fd, offset, length)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
@@ -364,11 +374,27 @@ def _read_long_manifest(body_size: int, size: int, read: _archive.Read) -> bytes
 
 
 def _check_length(manifest: Manifest, body_size: int, size: int) -> None:
-    required = _archive.total_size(body_size, _sizes(manifest))
+    required = _required_size(manifest, body_size)
     if size < required:
         raise FormatError(
             "zip.truncated", f"has {size} bytes; its manifest requires {required}: get the file again"
         )
+
+
+def _required_size(manifest: Manifest, body_size: int) -> int:
+    """What `_archive.total_size` says, written out: this is asked for each file of a library."""
+    vae, vocoder, preview = manifest.vae, manifest.vocoder, manifest.preview
+    position, tail = _archive.FIRST_HEADER + body_size, _PLAIN_TAIL
+    position = -(-(position + _VAE_LEAD) // _PAGE) * _PAGE + vae.header_bytes + vae.data_bytes
+    if vocoder is not None:
+        position = -(-(position + _VOCODER_LEAD) // _PAGE) * _PAGE + vocoder.header_bytes + vocoder.data_bytes
+        tail += _VOCODER_TAIL
+    if preview is not None:
+        position += _PREVIEW_LEAD + preview.bytes
+        tail += _PREVIEW_TAIL
+    if position > _archive.LIMIT:
+        return _archive.total_size(body_size, _sizes(manifest))
+    return position + tail
 
 
 def _explain(error: FormatError, head: bytes, size: int, read: _archive.Read) -> FormatError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 
 import torch
 
@@ -26,6 +25,8 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         self._component = component
         self._device = device
         self._verify = verify
+        self._start = container.data_offset(component)
+        self._known: dict[str, TensorSpec] | None = None
         self._made: dict[str, torch.Tensor] = {}
         self._bases: dict[str, torch.Tensor] = {}
 
@@ -52,17 +53,15 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._component}: {len(self)} tensors on {self._device}>"
 
-    @cached_property
+    @property
     def _header(self) -> Header:
         return self._container.header(self._component)
 
-    @cached_property
+    @property
     def _specs(self) -> dict[str, TensorSpec]:
-        return self._container.tensors(self._component)
-
-    @cached_property
-    def _start(self) -> int:
-        return self._container.data_offset(self._component)
+        if self._known is None:
+            self._known = self._container.tensors(self._component)
+        return self._known
 
     def _get(self, name: str) -> torch.Tensor:
         spec = self._specs[name]
@@ -90,7 +89,8 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         for size in reversed(spec.shape):
             strides.append(stride)
             stride *= size
-        return base.as_strided(spec.shape, strides[::-1], (self._start + spec.begin) // ITEM_SIZE[spec.dtype])
+        strides.reverse()
+        return base.as_strided(spec.shape, strides, (self._start + spec.begin) // ITEM_SIZE[spec.dtype])
 
     def _base(self, dtype: str) -> torch.Tensor:
         memory = self._memory

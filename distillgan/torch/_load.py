@@ -30,6 +30,7 @@ from ._plain import decode_arrays
 Build = Callable[[Manifest, Mapping[str, TensorSpec]], nn.Module]
 BuildSpectrogram = Callable[[dict[str, Any]], Any]
 
+_CPU = torch.device("cpu")
 _architectures: dict[str, tuple[Build, BuildSpectrogram | None]] = {}
 
 
@@ -179,6 +180,8 @@ class LoadedModel:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    if device == "cpu":
+        return _CPU
     try:
         target = torch.device(device)
     except RuntimeError:
@@ -189,9 +192,15 @@ def _device(device: str | torch.device) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (target.index or 0) >= count:
             raise DistillganError(f"{device} is not there: PyTorch sees {count} CUDA devices. Use 'cpu'.")
-    if target.type == "mps" and not torch.backends.mps.is_available():
-        raise DistillganError("mps is not available on this machine. Use 'cpu'.")
+    try:
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:  # mps, xpu … on a machine without it
+        raise DistillganError(f"{device} is not there: {_first_line(error)} Use 'cpu'.") from None
     return target
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") + "."
 
 
 def _buffer(container: Container, mmap: bool) -> memoryview:

@@ -6,7 +6,7 @@ a window lands in one staging buffer and is dealt out to the tensors, each its o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -61,19 +61,6 @@ def plan_windows(specs: Iterable[TensorSpec], size: int = WINDOW) -> list[Window
 class CudaTensors(LazyTensors):
     """Tensors on a CUDA device: one asked for is one copied; asked for all, they are streamed."""
 
-    _listed = False
-
-    def __iter__(self) -> Iterator[str]:
-        # dict() and load_state_dict list the names and then ask for the first: they want them all.
-        self._listed = True
-        return super().__iter__()
-
-    def _get(self, name: str) -> torch.Tensor:
-        if self._listed and name == next(iter(self._specs)):
-            self._stream()
-            return self._made[self._specs[name].name]
-        return super()._get(name)
-
     def _make(self, spec: TensorSpec) -> torch.Tensor:
         data = memoryview(bytearray(spec.nbytes))
         self._fill(spec.begin, data)
@@ -84,7 +71,8 @@ class CudaTensors(LazyTensors):
         host = torch.frombuffer(data, dtype=NAMES[spec.dtype]).view(spec.shape)
         return host.to(self._device)
 
-    def _stream(self) -> None:
+    def _make_all(self) -> None:
+        """Stream every tensor that is not there yet."""
         wanted = [spec for name, spec in self._header.tensors.items() if name not in self._made]
         made = {s.name: torch.empty(s.shape, dtype=NAMES[s.dtype], device=self._device) for s in wanted}
         windows = plan_windows(wanted)
@@ -96,6 +84,8 @@ class CudaTensors(LazyTensors):
             for spec in wanted:
                 self._check(spec, as_memory(made[spec.name]))
         self._made.update(made)
+        if self._verify:
+            self._check_crc("")
         self._made.update({name: self._made[s.name] for name, s in self._specs.items()})
 
     def _run(self, lane: Lane, windows: Sequence[Window], targets: Mapping[str, torch.Tensor]) -> None:

@@ -13,6 +13,22 @@ from ..errors import IntegrityError
 from ._tensors import NAMES
 
 
+_STRIDES: dict[tuple[int, ...], tuple[int, ...]] = {}
+_MOST_STRIDES = 4096  # shapes remembered: a network repeats few, and working one out costs as much as a view
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of a row-major tensor, in elements."""
+    strides, stride = [], 1
+    for size in reversed(shape):
+        strides.append(stride)
+        stride *= max(size, 1)
+    if len(_STRIDES) >= _MOST_STRIDES:
+        _STRIDES.clear()
+    _STRIDES[shape] = tuple(reversed(strides))
+    return _STRIDES[shape]
+
+
 class LazyTensors(Mapping[str, torch.Tensor]):
     """Tensors by name, each made once: views of the file's memory, or copies on another device.
 
@@ -27,6 +43,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         self._verify = verify
         self._start = container.data_offset(component)
         self._known: dict[str, TensorSpec] | None = None
+        self._listed = False
         self._made: dict[str, torch.Tensor] = {}
         self._bases: dict[str, torch.Tensor] = {}
 
@@ -42,6 +59,8 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return made
 
     def __iter__(self) -> Iterator[str]:
+        # dict() and load_state_dict list the names and then ask for the first: they want them all.
+        self._listed = True
         return iter(self._specs)
 
     def __len__(self) -> int:
@@ -65,6 +84,10 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
     def _get(self, name: str) -> torch.Tensor:
         spec = self._specs[name]
+        if self._listed and name == next(iter(self._specs)):
+            self._make_all()
+            if name in self._made:
+                return self._made[name]
         if spec.name != name:
             return self[spec.name]
         tensor = self._make(spec)
@@ -78,19 +101,25 @@ class LazyTensors(Mapping[str, torch.Tensor]):
             self._check(spec, self._memory[self._start + spec.begin : self._start + spec.end])
         return view if self._device.type == "cpu" else view.to(self._device)
 
+    def _make_all(self) -> None:
+        """Make every tensor that is not there yet, where that is quicker than one by one."""
+        if self._verify or self._device.type != "cpu":
+            return
+        made, view = self._made, self._view
+        for name, spec in self._specs.items():
+            if name not in made:
+                made[name] = view(spec) if spec.name == name else self[spec.name]
+
     def _view(self, spec: TensorSpec) -> torch.Tensor:
         """A view of the file's memory: one strided view of a base for each dtype."""
-        if spec.begin == spec.end:
-            return torch.empty(spec.shape, dtype=NAMES[spec.dtype])
-        base = self._bases.get(spec.dtype)
+        dtype, shape, begin = spec.dtype, spec.shape, spec.begin
+        base = self._bases.get(dtype)
         if base is None:
-            base = self._bases[spec.dtype] = self._base(spec.dtype)
-        strides, stride = [], 1
-        for size in reversed(spec.shape):
-            strides.append(stride)
-            stride *= size
-        strides.reverse()
-        return base.as_strided(spec.shape, strides, (self._start + spec.begin) // ITEM_SIZE[spec.dtype])
+            base = self._bases[dtype] = self._base(dtype)
+        strides = _STRIDES.get(shape)
+        if strides is None:
+            strides = _strides(shape)
+        return base.as_strided(shape, strides, (self._start + begin) // ITEM_SIZE[dtype])
 
     def _base(self, dtype: str) -> torch.Tensor:
         memory = self._memory

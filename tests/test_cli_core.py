@@ -681,3 +681,15 @@ def test_a_container_is_a_zip_for_everybody(real_pair: Path) -> None:
     with zipfile.ZipFile(real_pair) as archive:
         assert archive.testzip() is None
         assert archive.namelist() == ["manifest.json", "vae.safetensors", "vocoder.safetensors"]
+
+
+def test_a_model_given_as_a_vocoder_is_refused_and_a_vocoder_given_as_a_model_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    model, vocoder = CHECKPOINT, GENERATOR
+    swapped = distillgan("pack", model, "--vocoder", model, "-o", tmp_path / "a.distillgan")
+    assert swapped.exit_code == 1
+    assert "this is a model, not a vocoder" in swapped.stderr
+    alone = distillgan("pack", vocoder, "-o", tmp_path / "b.distillgan")
+    assert alone.exit_code == 0
+    assert "looks like a vocoder" in alone.stderr

@@ -12,7 +12,6 @@ from ..container import BufferSource, Container, entry_name
 from ..errors import IntegrityError
 from ._tensors import NAMES
 
-
 _STRIDES: dict[tuple[int, ...], tuple[int, ...]] = {}
 _MOST_STRIDES = 4096  # shapes remembered: a network repeats few, and working one out costs as much as a view
 

@@ -39,6 +39,7 @@ from . import _tensors, networks
 from ._checkpoint import finite_or_none, read_checkpoint
 from ._load import load_model
 from ._plain import plain_object
+from ._vocoder import identify_vocoder
 
 logger = logging.getLogger("distillgan")
 
@@ -222,6 +223,8 @@ def prepare(
             vocoder=None if vocoder is None else vocoder.describe(),
         )
 
+    if architecture == networks.UNKNOWN and identify_vocoder(state_dict) != networks.UNKNOWN:
+        warnings.append("this looks like a vocoder; --vocoder takes one beside its model")
     if state_dict and all(name.startswith("module.") for name in state_dict):
         warnings.append("every name begins with 'module.' (DataParallel) and is kept so; save model.module")
     decode_manifest(encode_manifest(describe()))  # what no door would let in is not written

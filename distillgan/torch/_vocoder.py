@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..errors import CheckpointError
+from . import networks
 from ._checkpoint import read_checkpoint
 
 _CONV_PRE = ("conv_pre.weight", "conv_pre.weight_v", "conv_pre.parametrizations.weight.original1")
@@ -26,6 +28,9 @@ def read_vocoder_state(
     `type` defaults to what names and shapes tell. Raises CheckpointError, ModelNotFoundError.
     """
     state_dict = read_checkpoint(path, prefer="generator").state_dict
+    shapes = {name: tuple(t.shape) for name, t in state_dict.items() if isinstance(t, torch.Tensor)}
+    if networks.identify(shapes)[0] != networks.UNKNOWN:
+        raise CheckpointError(f"{os.fspath(path)}: this is a model, not a vocoder; give a generator file.")
     state: dict[str, Any] = {"type": type or identify_vocoder(state_dict), "state_dict": state_dict}
     if config is not None:
         state["config"] = dict(config)

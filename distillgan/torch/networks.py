@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 CONV_VAE = "conv_vae"
+UNKNOWN = "unknown"
 _CHANNELS = (1, 32, 64, 128, 256)
 _STRIDE = 16  # four halvings
 _LOGVAR_BOUND = 20.0
@@ -118,7 +119,7 @@ def identify(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int | None]:
     latent, flat = (*shapes.get("encoder.fc_mu.weight", ()), 0, 0)[:2]
     if latent and flat and flat % _CHANNELS[-1] == 0 and shapes == _conv_vae_shapes(latent, flat):
         return CONV_VAE, latent
-    return "unknown", None
+    return UNKNOWN, None
 
 
 def grid_of(config: Mapping[str, Any] | None, flat: int) -> tuple[tuple[int, int], tuple[int, int] | None]:

@@ -11,7 +11,8 @@ from typing import Any
 
 BATCH_SECONDS = 0.01  # quick work is repeated until a sample takes this long
 MOST_CALLS = 10_000
-SLOW_SECONDS = 3.0  # what takes longer in all rounds together is measured in fewer, but three
+BEST_OF = 3  # quick work: the best of so many batches, so that an interruption spoils none
+SLOW_SECONDS = 3.0  # what takes longer in all rounds together is measured in fewer rounds
 
 Run = Callable[[], object]
 Hook = Callable[[str], object]
@@ -89,7 +90,7 @@ def measure(row: Row, rounds: int) -> Result:
     names = list(row.contestants)
     took = {name: _rehearse(row, name) for name in names}
     calls = {name: _calls(row, name, took[name]) for name in names}
-    enough = {name: max(3, round(SLOW_SECONDS / max(took[name], 1e-6))) for name in names}
+    enough = {name: _enough(took[name]) for name in names}
     samples: dict[str, list[float]] = {name: [] for name in names}
     for number in range(row.rounds or rounds):
         at = number % len(names)
@@ -126,7 +127,13 @@ def _calls(row: Row, name: str, took: float) -> int:
     """How many calls fill a sample."""
     if not took or row.before is not None or row.after is not None:
         return 1
-    return max(1, min(MOST_CALLS, round(BATCH_SECONDS / took)))
+    return max(1, min(MOST_CALLS, round(BATCH_SECONDS / BEST_OF / took)))
+
+
+def _enough(took: float) -> int:
+    """How many rounds something slow takes part in: three, or one if it takes seconds."""
+    least = 3 if took < SLOW_SECONDS else 1
+    return max(least, round(SLOW_SECONDS / max(took, 1e-6)))
 
 
 def _sample(row: Row, name: str, calls: int) -> float:
@@ -139,13 +146,17 @@ def _sample(row: Row, name: str, calls: int) -> float:
     try:
         if row.unit != "s":
             return float(run())
-        start = time.perf_counter()
-        for _ in range(calls):
-            run()
-        return (time.perf_counter() - start) / calls
+        return min(_time(run, calls) for _ in range(BEST_OF if calls > 1 else 1))
     finally:
         if row.after is not None:
             row.after(name)
+
+
+def _time(run: Run, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) / calls
 
 
 def _judge(target: Target, ours: list[float], samples: Mapping[str, list[float]]) -> Verdict:

@@ -96,12 +96,11 @@ def _row(name: str, contestants: dict[str, Callable[[], float] | float], allowed
     return Row(name, contestants, [Target((allowed,), 1.0)], unit="B", rounds=_ROUNDS, note=note)
 
 
-def _touched_bytes(
-    vae: dict[str, torch.Tensor], vocoder: dict[str, torch.Tensor], what: str, one: str
-) -> int:
+def _touched_bytes(pair: Pair, what: str, one: str) -> int:
     if what == "nothing":
         return 0
-    return vae[one].nbytes if what == "one" else sum(t.nbytes for t in (*vae.values(), *vocoder.values()))
+    everything = (*pair.vae.values(), *pair.vocoder.values())
+    return pair.vae[one].nbytes if what == "one" else sum(tensor.nbytes for tensor in everything)
 
 
 def _child(*arguments: str) -> float:

@@ -53,9 +53,12 @@ def save(data: Data, *, model: str, synced: bool) -> Row:
 
 
 def change(data: Data, *, work: str, synced: bool) -> Row:
-    """Attach, edit or strip in place, against a copy of the file that comes out."""
-    from distillgan.edit import edit_metadata, strip_vocoder
-    from distillgan.torch._attach import attach_vocoder
+    """Attach, edit or strip in place, against a copy of the file that comes out.
+
+    A file that is replaced is also deleted, which costs by its size, so that is the floor's part too.
+    """
+    from distillgan import edit_metadata, strip_vocoder
+    from distillgan.torch import attach_vocoder
 
     saved = data.model("big")
     folder = data.fresh("change")
@@ -79,13 +82,14 @@ def change(data: Data, *, work: str, synced: bool) -> Row:
 
     contestants = {
         "ours": partial(works[work], target),
+        "copy+replace": partial(_copy_over, result, target),
         "copy": partial(_copy, result, folder / "copy"),
         "shutil.copyfile": partial(_copy_with_shutil, result, folder / "copy"),
     }
     return Row(
         f"{work}, big{_suffix(synced)}",
         contestants,
-        [Target(("copy",), 1.3)],
+        [Target(("copy+replace",), 1.3)],
         before=before,
         after=partial(_clear, folder),
     )
@@ -93,11 +97,10 @@ def change(data: Data, *, work: str, synced: bool) -> Row:
 
 def compare(data: Data) -> Row:
     """Say in what two models of 67 MB differ, without reading weights."""
-    from distillgan.diff import diff
+    from distillgan import diff
 
     first = data.model("big")
     folder = data.fresh("diff")
-    first.pair.vae = dict(first.pair.vae)
     name = first.first_name
     changed = Pair(**{**vars(first.pair), "vae": {**first.pair.vae, name: first.pair.vae[name] + 1}})
     second = changed.save(folder)
@@ -161,6 +164,11 @@ def _copy(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Non
         while left > 0:
             left -= os.copy_file_range(from_file.fileno(), to_file.fileno(), left)
         os.fsync(to_file.fileno())
+
+
+def _copy_over(source: Path, target: str) -> None:
+    _copy(source, target + ".tmp")
+    os.replace(target + ".tmp", target)
 
 
 def _copy_with_shutil(source: Path, target: Path) -> None:

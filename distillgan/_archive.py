@@ -87,6 +87,9 @@ class Source(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes from `offset` on; fewer only at the end."""
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from `offset` on; FormatError if the file ends before."""
+
 
 def layout(members: Sequence[tuple[str, int, int]]) -> Layout:
     """The canonical structure for members given as (name, size, CRC-32)."""

@@ -317,9 +317,8 @@ def _plain_header(text: bytes, data_bytes: int) -> Header:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FormatError("safetensors.json", f"the header cannot be read: {error}") from None
     ties = {key.removeprefix(_ALIAS): name for key, name in metadata.items() if key.startswith(_ALIAS)}
-    return Header(
-        tensors, {n: stored for n, stored in ties.items() if stored in tensors and n not in tensors}
-    )
+    aliases = {n: stored for n, stored in ties.items() if stored in tensors and n not in tensors}
+    return Header(tensors, aliases, sum(math.prod(spec.shape) for spec in tensors.values()))
 
 
 def _plain_spec(name: str, record: _PlainRecord, data_bytes: int) -> TensorSpec:

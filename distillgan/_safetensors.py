@@ -139,6 +139,8 @@ def decode_header(raw: bytes) -> Header:
 
 def check_name(name: str) -> None:
     """Refuse a tensor name that a safetensors header cannot hold or a terminal should not see."""
+    if name.isascii() and name.isprintable() and name != "__metadata__":
+        return
     if name == "__metadata__":
         raise FormatError("safetensors.name", "a tensor cannot be named __metadata__", where=name)
     if has_control(name):

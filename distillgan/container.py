@@ -84,6 +84,10 @@ class BufferSource:
         """At most `length` bytes from `offset` on."""
         return bytes(self.data[offset : offset + length])
 
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill a buffer from `offset` on."""
+        buffer[:] = self.data[offset : offset + len(buffer)]
+
     def close(self) -> None:
         """Nothing to do: the buffer goes with its last user."""
 

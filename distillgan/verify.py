@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,13 +10,14 @@ from typing import NamedTuple
 import blake3
 
 from . import _archive
-from ._archive import Entry
+from ._archive import Entry, Source
 from ._safetensors import digest
 from .container import COMPONENTS, PREVIEW_NAME, Container
 from .errors import FormatError
 from .manifest import check_open_objects
 
-_CHUNK = 1024 * 1024
+_CHUNK = 512 * 1024
+_PART = 8 * 1024 * 1024
 Progress = Callable[[int], object]
 
 
@@ -42,7 +44,11 @@ def verify(
         return [_problem(error)]
     with container:
         problems = [_problem(error) for error in errors]
-        return problems + list(_check(container, quick, progress or (lambda _: None)))
+        try:
+            problems.extend(_check(container, quick, progress or (lambda _: None)))
+        except FormatError as error:  # the file became shorter while it was read
+            problems.append(_problem(error))
+        return problems
 
 
 def check_member(container: Container, name: str, progress: Progress) -> Iterator[Problem]:
@@ -113,32 +119,60 @@ def _check_crc(entry: Entry, crc: int) -> Iterator[Problem]:
 def _hash(
     container: Container, entry: Entry, lengths: list[int], progress: Progress
 ) -> tuple[int, list[str]]:
-    """The CRC-32 of an entry, and the BLAKE3 of each span of the given lengths that is there."""
+    """The CRC-32 of an entry, and the BLAKE3 of each span of the given lengths that is there.
+
+    Large entries are cut into parts between spans, for two threads.
+    """
+    source, there = container.source, max(0, min(entry.size, container.size - entry.offset))
+    parts = _cut([*lengths, entry.size - sum(lengths)], there)
+    starts = itertools.accumulate((sum(part) for part in parts), initial=entry.offset)
+    jobs = [_Part(source, start, part, progress) for start, part in zip(starts, parts, strict=False)]
+    if len(jobs) > 1:
+        from concurrent.futures import ThreadPoolExecutor  # 10 ms that a small file should not cost
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(_Part.run, jobs))
+    else:
+        jobs[0].run()
     crc = 0
-    digests: list[str] = []
-    hasher, left = blake3.blake3(), lengths[0]
-    for chunk in _chunks(container.source.read, entry.offset, entry.offset + entry.size):
-        crc = _archive.crc32(chunk, crc)
-        view = memoryview(chunk)
-        while len(digests) < len(lengths) and (view or not left):
-            taken = min(left, len(view))
-            hasher.update(view[:taken])
-            view, left = view[taken:], left - taken
-            if not left:
-                digests.append(hasher.hexdigest())
-                hasher = blake3.blake3()
-                left = lengths[len(digests)] if len(digests) < len(lengths) else 0
-        progress(len(chunk))
-    return crc, digests
+    for job in jobs:
+        crc = _archive.crc32_combine(crc, job.crc, sum(job.lengths))
+    return crc, [digest for job in jobs for digest in job.digests][: len(lengths)]
 
 
-def _chunks(read: _archive.Read, begin: int, end: int) -> Iterator[bytes]:
-    """The bytes of a range, each chunk read while the one before is in use."""
-    from concurrent.futures import ThreadPoolExecutor  # 10 ms that opening a file should not cost
+def _cut(lengths: list[int], there: int) -> list[list[int]]:
+    """Spans in parts of about 8 MiB, as far as the file goes."""
+    parts: list[list[int]] = [[]]
+    for length in lengths:
+        if length > there:
+            break
+        if sum(parts[-1]) + length > _PART and parts[-1]:
+            parts.append([])
+        parts[-1].append(length)
+        there -= length
+    return parts
 
-    with ThreadPoolExecutor(1) as pool:
-        pending = pool.submit(read, begin, min(_CHUNK, end - begin))
-        while begin < end and (chunk := pending.result()):
-            begin += len(chunk)
-            pending = pool.submit(read, begin, min(_CHUNK, end - begin))
-            yield chunk
+
+class _Part:
+    """Adjoining spans of a file, hashed in one pass through one buffer."""
+
+    def __init__(self, source: Source, start: int, lengths: list[int], progress: Progress):
+        self.lengths = lengths
+        self.digests: list[str] = []
+        self.crc = 0
+        self._source, self._start, self._progress = source, start, progress
+
+    def run(self) -> None:
+        """Read, and note the CRC-32 of all spans and the BLAKE3 of each."""
+        buffer = memoryview(bytearray(min(_CHUNK, max(self.lengths, default=0))))
+        position = self._start
+        for length in self.lengths:
+            hasher, end = blake3.blake3(), position + length
+            while position < end:
+                chunk = buffer[: end - position]
+                self._source.read_into(position, chunk)
+                hasher.update(chunk)
+                self.crc = _archive.crc32(chunk, self.crc)
+                position += len(chunk)
+            self.digests.append(hasher.hexdigest())
+            self._progress(length)

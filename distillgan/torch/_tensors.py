@@ -137,6 +137,14 @@ def _checked(state_dict: Mapping[str, Any]) -> list[str]:
 
 def _problem(value: object) -> str | None:
     """Why a container cannot hold a value as it is, or None."""
+    if (
+        isinstance(value, torch.Tensor)
+        and type(value) in _PLAIN_TYPES
+        and value.layout is torch.strided
+        and value.dtype in DTYPES
+    ):
+        if not (value.is_meta or value.is_quantized):
+            return None  # the usual tensor, without asking eight questions
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}, not a tensor: leave it out of the state dict"
     if isinstance(value, torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer):

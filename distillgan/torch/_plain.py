@@ -16,6 +16,7 @@ from ..manifest import MAX_DEPTH, MAX_MANIFEST
 
 _ARRAY_KEYS = {"dtype", "shape", "base64"}
 _ARRAY_KINDS = "biuf"
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 _MAX_INTEGER = 2**63
 
 
@@ -73,6 +74,10 @@ class _Converter:
 
     def convert(self, value: Any, depth: int) -> Any:
         self._spend(2)  # what any value costs a manifest at least
+        if type(value) in _SCALARS:
+            return self._scalar(value)
+        if type(value) is list and depth <= MAX_DEPTH:
+            return self._list(value, depth)
         if isinstance(value, Inert | enum.Enum) and depth <= MAX_DEPTH:  # one may hold itself
             return self.convert(value.value, depth + 1)
         if isinstance(value, np.generic):

@@ -3,7 +3,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 FIXTURES := fixtures/real
 
-.PHONY: help demo test check stress bench bench-plots fuzz vectors wheel clean
+.PHONY: help demo test test-page screenshots check stress bench bench-plots fuzz vectors wheel clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ $(VENV)/developer: pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade "pip>=25.1"
 	$(PY) -m pip install --quiet -c constraints.txt torch
-	$(PY) -m pip install --quiet -c constraints.txt -e ".[audio]" --group dev
+	$(PY) -m pip install --quiet -c constraints.txt -e ".[audio,page]" --group dev
 	@touch $@
 
 $(VENV)/benchmarks: $(VENV)/developer
@@ -36,10 +36,16 @@ demo: $(VENV)/installed  ## pack a real model, look at it, verify it, find a fli
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" sh fixtures/demo.sh
 
 test: $(VENV)/developer  ## run the tests
-	$(PY) -m pytest -n 2 -q -m "not stress"
+	$(PY) -m pytest -n 2 -q -m "not stress" --ignore tests/page --ignore tests/packaging
+
+test-page: $(VENV)/developer  ## test the library page in a browser (Debian's chromium)
+	$(PY) -m pytest -q tests/page
+
+screenshots: $(VENV)/developer  ## make the README's pictures anew
+	$(PY) tests/page/screenshots.py
 
 stress: $(VENV)/developer  ## run the slow tests as well
-	$(PY) -m pytest -q -m stress
+	$(PY) -m pytest -q -m stress --ignore tests/page
 
 check: $(VENV)/developer  ## lint, type-check, look into the wheel
 	$(PY) -m ruff check .

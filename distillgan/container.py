@@ -53,12 +53,14 @@ class FileSource:
         """At most `length` bytes from `offset` on."""
         if offset + length <= len(self._head):
             return self._head[offset : offset + length]
-        return read_at(self.fd, offset, length)
+        return read_at(self.fd, offset, length) if offset < self.size else b""  # beyond what seeks take
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer from `offset` on; FormatError `zip.truncated` if the file ends before."""
         done = 0
         while done < len(buffer):
+            if offset + done >= self.size:
+                raise FormatError("zip.truncated", "the file ends before what is asked for")
             count = read_at_into(self.fd, offset + done, buffer[done:])
             if not count:
                 raise FormatError("zip.truncated", "the file became shorter while it was read")

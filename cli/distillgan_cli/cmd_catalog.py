@@ -1,4 +1,4 @@
-"""`distillgan catalog`: scan a folder of models, repair the library's index, export the listing."""
+"""`distillgan catalog`: scan a folder of models, repair the index, export the listing, show the page."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from distillgan.catalog import LibraryProblem, ModelEntry, ModelLibrary, Progres
 
 from ._library import choice_options, choose, entry_json, note_problems, open_library, problem_json
 from ._shared import json_option, library_option, show, show_json, show_row
+from .cmd_page import page
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")
 
 
 @click.group()
 def catalog() -> None:
-    """Scan a folder of models, repair the library's index, export the listing."""
+    """Scan a folder of models, repair the library's index, export the listing, look at it."""
+
+
+catalog.add_command(page)
 
 
 @catalog.command()

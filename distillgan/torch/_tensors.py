@@ -142,9 +142,9 @@ def _problem(value: object) -> str | None:
         and type(value) in _PLAIN_TYPES
         and value.layout is torch.strided
         and value.dtype in DTYPES
+        and not (value.is_meta or value.is_quantized)
     ):
-        if not (value.is_meta or value.is_quantized):
-            return None  # the usual tensor, without asking eight questions
+        return None  # the usual tensor, without asking eight questions
     if not isinstance(value, torch.Tensor):
         return f"is a {type(value).__name__}, not a tensor: leave it out of the state dict"
     if isinstance(value, torch.nn.parameter.UninitializedParameter | torch.nn.parameter.UninitializedBuffer):

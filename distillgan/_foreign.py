@@ -17,7 +17,11 @@ Read = Callable[[int, int], bytes]
 _LEGACY_MARKER = "distill_model"
 _TORCH_MARKER = "distillgan_model"
 _MAX_PICKLE = 4 * 1024 * 1024  # the structure of a checkpoint is some 50 kB; weights lie elsewhere
-_MAX_OPCODES = 200_000
+_MAX_OPCODES = 50_000
+_MAX_DIRECTORY = 8 * 1024 * 1024  # some 100,000 members
+_FAR_TAIL = 64 * 1024
+_MAX_PACKED = 64 * 1024 * 1024  # the same where the user means the file to be packed
+_MAX_PACKED_OPCODES = 5_000_000
 _MAX_PICKLES = 5  # torch's old format: magic, protocol, system, the object, storage keys
 _PUT = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
 _GET = frozenset({"GET", "BINGET", "LONG_BINGET"})
@@ -66,7 +70,7 @@ def read_pickle(size: int, read: Read) -> bytes | None:
     """The pickled structure of a torch file, zip or not; None for a file that has none."""
     head = read(0, 4)
     if head == b"PK\3\4":
-        return _torch_pickle(size, read)
+        return _torch_pickle(size, read, _MAX_PACKED)
     return read(0, _MAX_PICKLE) if head[:1] == b"\x80" else None
 
 
@@ -143,17 +147,29 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
     return items[::-1]
 
 
-def _torch_pickle(size: int, read: Read) -> bytes | None:
+def _torch_pickle(size: int, read: Read, limit: int = _MAX_PICKLE) -> bytes | None:
+    if _directory_size(size, read) > _MAX_DIRECTORY:
+        return None
     try:
         with zipfile.ZipFile(_File(size, read)) as archive:
-            names = archive.namelist()
-            name = next((n for n in names if n == "data.pkl" or n.endswith("/data.pkl")), None)
-            if name is None:
-                return None
-            with archive.open(name) as file:
-                return file.read(_MAX_PICKLE)
+            for info in archive.infolist():
+                name, stored = info.filename, info.compress_type == zipfile.ZIP_STORED
+                if stored and (name == "data.pkl" or name.endswith("/data.pkl")):
+                    with archive.open(info) as file:
+                        return file.read(limit)
     except _ZIP_ERRORS:
-        return None
+        pass
+    return None
+
+
+def _directory_size(size: int, read: Read) -> int:
+    """Bytes of a ZIP's central directory as its end records tell; zipfile would read it whole."""
+    tail = read(max(0, size - _FAR_TAIL), min(size, _FAR_TAIL))
+    for magic, at, form in ((b"PK\6\6", 40, "<Q"), (b"PK\5\6", 12, "<L")):  # the first is ZIP64's
+        start = tail.rfind(magic)
+        if start >= 0 and start + at + 8 <= len(tail):
+            return int(struct.unpack_from(form, tail, start + at)[0])
+    return 0
 
 
 def _opcodes(data: bytes) -> Iterator[tuple[str, object]]:
@@ -163,7 +179,7 @@ def _opcodes(data: bytes) -> Iterator[tuple[str, object]]:
             for opcode, argument, _ in pickletools.genops(file):
                 yield opcode.name, argument
                 count += 1
-                if count > _MAX_OPCODES:
+                if count > _MAX_PACKED_OPCODES:
                     return
     except (ValueError, OverflowError, IndexError):
         return  # not a pickle from here on: a truncated file, or torch's raw storages

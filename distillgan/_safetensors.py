@@ -26,6 +26,8 @@ ITEM_SIZE = {
 _PAGE = 4096
 _LINE = 64  # bytes: what vector loads and torch's own allocator align to
 _METADATA = b'{"__metadata__":'
+_USUAL_RANK = 8
+_MOST_ELEMENTS = 2**63
 _NO_ALIASES = b'{"__metadata__":{"format":"pt","blake3":"'
 _ALIAS = "alias:"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -233,7 +235,7 @@ def _read_records(records: dict[str, _Record], digests: str) -> tuple[dict[str, 
         item = ITEM_SIZE.get(dtype)
         if item is None:
             raise FormatError("safetensors.dtype", f"unknown dtype {dtype!r}", where=name)
-        count = math.prod(shape)
+        count = math.prod(shape) if len(shape) <= _USUAL_RANK else _bounded_product(shape, name)
         size = count * item
         parameters += count
         if begin != position or end - begin != size:
@@ -244,6 +246,18 @@ def _read_records(records: dict[str, _Record], digests: str) -> tuple[dict[str, 
         tensors[name] = TensorSpec(name, dtype, shape, begin, end, digests[at : at + 64])
         last_rank, last_name, position, at = rank, name, end, at + 64
     return tensors, parameters
+
+
+def _bounded_product(shape: tuple[int, ...], name: str) -> int:
+    """The elements of a shape, which may be made to multiply into a number of a million digits."""
+    if 0 in shape:
+        return 0
+    count = 1
+    for size in shape:
+        count *= size
+        if count > _MOST_ELEMENTS:
+            raise FormatError("safetensors.extent", "a shape of more elements than any file", where=name)
+    return count
 
 
 def _extent_error(name: str, begin: int, end: int, position: int, size: int) -> FormatError:

@@ -10,7 +10,7 @@ from .errors import DistillganError, FormatError
 
 MAX_WINDOW = 8 * 1024 * 1024
 _CHUNK = 256 * 1024
-_FREE = 64 * 1024 * 1024  # bytes that any frame may hold
+_FREE = 32 * 1024 * 1024  # bytes that any frame may hold
 _RATIO = 16  # what a frame may hold beyond, per byte of its own: weights never shrink so far
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from functools import cached_property, partial
 
 from . import _archive, _safetensors, signature
@@ -92,6 +94,15 @@ class BufferSource:
 
     def close(self) -> None:
         """Nothing to do: the buffer goes with its last user."""
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Say it plainly where hundreds of thousands of names meet a process that is kept small."""
+    try:
+        yield
+    except MemoryError:
+        raise FormatError("safetensors.length", "the header needs more memory than there is") from None
 
 
 def entry_name(component: str) -> str:
@@ -232,7 +243,8 @@ class Container:
     def tensors(self, component: str) -> dict[str, TensorSpec]:
         """Name, dtype, shape, extent and digest of each tensor; an alias has its tensor's spec."""
         header = self.header(component)
-        return header.tensors | {alias: header.tensors[stored] for alias, stored in header.aliases.items()}
+        with _enough_memory():
+            return header.tensors | {a: header.tensors[stored] for a, stored in header.aliases.items()}
 
     def data_offset(self, component: str) -> int:
         """Where in the file the data of a component's first tensor begins."""
@@ -293,7 +305,8 @@ class Container:
             raise IntegrityError(
                 "digest.header", "is not the header that the manifest vouches for", component=component
             )
-        header = _safetensors.decode_header(raw)
+        with _enough_memory():
+            header = _safetensors.decode_header(raw)
         counts = (len(header.tensors), header.parameters, header.data_bytes)
         if counts != (declared.tensors, declared.parameters, declared.data_bytes):
             raise FormatError("manifest.counts", "tensors, parameters or data_bytes are not the header's")

@@ -23,6 +23,13 @@ LEGACY_REFERENCE = (
 )
 
 
+_LONGEST = 400  # characters: a message is read by people, and a file's own words may be a million
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:300]}…{text[-60:]}"
+
+
 class DistillganError(Exception):
     """Any complaint of distillgan; the message is a sentence for people."""
 
@@ -38,8 +45,8 @@ class FormatError(DistillganError, ValueError):
     def __init__(self, code: str, message: str, *, where: str = "", path: str | None = None):
         super().__init__(message)
         self.code = code
-        self.message = message
-        self.where = where
+        self.message = _shorten(message)
+        self.where = _shorten(where)
         self.path = path
 
     def __str__(self) -> str:

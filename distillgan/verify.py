@@ -143,12 +143,15 @@ def _hash(
 def _cut(lengths: list[int], there: int) -> list[list[int]]:
     """Spans in parts of about 8 MiB, as far as the file goes."""
     parts: list[list[int]] = [[]]
+    size = 0
     for length in lengths:
         if length > there:
             break
-        if sum(parts[-1]) + length > _PART and parts[-1]:
+        if parts[-1] and size + length > _PART:
             parts.append([])
+            size = 0
         parts[-1].append(length)
+        size += length
         there -= length
     return parts
 

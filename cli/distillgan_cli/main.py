@@ -59,6 +59,11 @@ class LazyGroup(click.Group):
         """Run a command; our own errors and the system's become one line and an exit code."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            text = error.format_message()
+            if printable(text, keep="\n") == text:
+                raise
+            raise click.UsageError(printable(text, keep="\n"), error.ctx) from None
         except (DistillganError, OSError) as error:
             if isinstance(error, BrokenPipeError):
                 raise

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from .._text import printable
 from ..container import entry_name
 from ..edit import replace_vocoder
 from ._save import VocoderRecipe, find_not_finite
@@ -28,4 +29,4 @@ def attach_vocoder(
     replace_vocoder(model_path, vocoder, allow_mismatch=allow_mismatch)
     warnings = vocoder.warnings + find_not_finite({entry_name("vocoder"): vocoder.content})
     if warnings:
-        logger.warning("%s: %s", os.fspath(model_path), "; ".join(warnings))
+        logger.warning("%s", printable(f"{os.fspath(model_path)}: {'; '.join(warnings)}"))

@@ -16,6 +16,10 @@ from ..manifest import MAX_DEPTH, MAX_MANIFEST
 
 _ARRAY_KEYS = {"dtype", "shape", "base64"}
 _ARRAY_KINDS = "biuf"
+_ARRAY_DTYPES = (  # np.dtype itself parses a language of its own
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    "float16", "float32", "float64",
+)  # fmt: skip
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _MAX_INTEGER = 2**63
 
@@ -163,9 +167,9 @@ def _as_numpy(tensor: torch.Tensor) -> Any:
 
 def _decode_array(value: dict[str, Any]) -> Any:
     try:
-        dtype = np.dtype(value["dtype"])
-        if dtype.kind not in _ARRAY_KINDS or dtype.name != value["dtype"]:
+        if value["dtype"] not in _ARRAY_DTYPES:
             return value
+        dtype = np.dtype(value["dtype"])
         data = base64.b64decode(value["base64"], validate=True)
         array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
         return array.reshape([int(n) for n in value["shape"]])

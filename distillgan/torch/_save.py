@@ -17,6 +17,7 @@ from msgspec import UNSET
 from torch import nn
 
 from .. import writer
+from .._text import printable
 from .._version import __version__
 from ..container import PREVIEW_NAME, Container, entry_name, is_container
 from ..errors import CheckpointError, FormatError
@@ -294,7 +295,7 @@ def _write(recipe: Recipe, models_dir: str | os.PathLike[str]) -> Path:
     if recipe.pairing is not None and recipe.pairing.mismatches:
         warnings.append(f"the vocoder {recipe.pairing.verdict}")
     if warnings:
-        logger.warning("%s: %s", path, "; ".join(warnings))
+        logger.warning("%s", printable(f"{path}: {'; '.join(warnings)}"))
     return path
 
 

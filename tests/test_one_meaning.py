@@ -26,11 +26,12 @@ from helpers import FIXTURES, ROOT
 
 from distillgan import Container, DistillganError, verify
 
-sys.path[:0] = [str(FIXTURES), str(ROOT / "fuzz")]
-
-import make_vectors
-from _model import Model, other
-from _on_demand import hole
+sys.path.insert(0, str(FIXTURES))
+sys.path.insert(0, str(ROOT / "fuzz"))
+  # noqa: E402
+import make_vectors  # noqa: E402
+from _model import Model, other  # noqa: E402
+from _on_demand import hole  # noqa: E402
 from _zip import LIMIT
 
 VALID = sorted((FIXTURES / "valid").glob("*.distillgan"))

@@ -28,10 +28,9 @@ from distillgan import Container, DistillganError, verify
 
 sys.path.insert(0, str(FIXTURES))
 sys.path.insert(0, str(ROOT / "fuzz"))
-  # noqa: E402
-import make_vectors  # noqa: E402
-from _model import Model, other  # noqa: E402
-from _on_demand import hole  # noqa: E402
+import make_vectors
+from _model import Model, other
+from _on_demand import hole
 from _zip import LIMIT
 
 VALID = sorted((FIXTURES / "valid").glob("*.distillgan"))

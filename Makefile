@@ -38,8 +38,9 @@ demo: $(VENV)/installed  ## pack a real model, look at it, verify it, find a fli
 test: $(VENV)/developer  ## run the tests
 	$(PY) -m pytest -n 2 -q -m "not stress" --ignore tests/page --ignore tests/packaging
 
+MARKS ?=
 test-page: $(VENV)/developer  ## test the library page in a browser (Debian's chromium)
-	$(PY) -m pytest -q tests/page
+	$(PY) -m pytest -q tests/page -m "$(MARKS)"
 
 screenshots: $(VENV)/developer  ## make the README's pictures anew
 	$(PY) tests/page/screenshots.py

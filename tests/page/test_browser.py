@@ -323,6 +323,7 @@ def test_on_a_narrow_screen_nothing_is_cut_off(gallery: Served, visit: Visit, sc
     assert dark == (scheme == "dark")
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("count", [500, 5000])
 def test_the_first_cards_are_there_within_two_seconds(
     served: dict[str, Served], visit: Visit, count: int

@@ -167,12 +167,13 @@ def _as_numpy(tensor: torch.Tensor) -> Any:
 
 def _decode_array(value: dict[str, Any]) -> Any:
     try:
-        if value["dtype"] not in _ARRAY_DTYPES:
+        shape = [int(size) for size in value["shape"]]
+        if value["dtype"] not in _ARRAY_DTYPES or min(shape, default=0) < 0:
             return value
         dtype = np.dtype(value["dtype"])
         data = base64.b64decode(value["base64"], validate=True)
         array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
-        return array.reshape([int(n) for n in value["shape"]])
+        return array.reshape(shape)
     except (TypeError, ValueError):  # an application's own dict of these three keys
         return value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -14,6 +15,7 @@ from .errors import DistillganError
 _LOCK_NAME = ".model_library.lock"
 _LOCK_SECONDS = 30
 _HAS_PREAD = hasattr(os, "pread")
+_SEEKING = threading.Lock()
 _CHUNK = 4 * 1024 * 1024
 _BUFFER = 1024 * 1024
 _SPAN = 64 * 1024
@@ -143,8 +145,9 @@ def read_at(fd: int, offset: int, length: int) -> bytes:
     """At most `length` bytes of a descriptor from `offset` on."""
     if _HAS_PREAD:
         return os.pread(fd, length, offset)
-    os.lseek(fd, offset, os.SEEK_SET)  # Windows
-    return os.read(fd, length)
+    with _SEEKING:  # Windows: threads that read one file share its position
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)
 
 
 def read_at_into(fd: int, offset: int, buffer: memoryview) -> int:

@@ -17,6 +17,7 @@ from ._archive import FIRST_NAME
 from ._safetensors import TensorSpec, digest
 from .container import PREVIEW_NAME, SIGNATURE_NAME, Container, read_manifest
 from .errors import DistillganError, FormatError
+from .labels import size_text
 from .manifest import Manifest, ModelMetadata
 from .pairing import Pairing, check_pairing
 
@@ -87,16 +88,6 @@ def pairing_of(container: Container) -> Pairing | None:
         return None
     tensors = container.header("vocoder").tensors.values()
     return check_pairing(container.manifest.spectrogram_config, vocoder.config, tensors)
-
-
-def size_text(count: int) -> str:
-    """A size in bytes for people: powers of 1,000, as file managers show them."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5 or unit == "GB":
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return ""
 
 
 def _facts(container: Container, problems: list[str]) -> ModelFacts:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from . import labels
-from ._page_facts import Glance, size_text
+from ._page_facts import Glance
 from ._text import printable
 from .catalog import LibraryProblem, ModelEntry
+from .labels import size_text
 
 TABLE_COLUMNS = (
     "Name", "Dataset", "Epochs", "Val loss", "Vocoder", "Size", "Trained", "Tags", "State",

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ._page_facts import Glance, ModelFacts, size_text
+from ._page_facts import Glance, ModelFacts
 from ._page_html import (
     SALVAGE,
     badge,
@@ -26,6 +26,7 @@ from ._page_svg import analysis_pictures
 from ._safetensors import TensorSpec
 from ._text import printable
 from .catalog import ModelEntry
+from .labels import size_text
 from .pairing import UNRECORDED, Pairing
 from .verify import Problem
 

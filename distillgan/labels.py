@@ -1,4 +1,4 @@
-"""How a vocoder reads in a table and in a sentence."""
+"""How vocoders and sizes read in a table and in a sentence."""
 
 from __future__ import annotations
 
@@ -73,3 +73,13 @@ def _is_finite(value: object) -> bool:
 
 def _date(value: object) -> str:
     return value if type(value) is str else ""
+
+
+def size_text(count: int) -> str:
+    """A size in bytes for people: powers of 1,000, as file managers show them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 999.5 or unit == "GB":
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return ""

@@ -152,13 +152,3 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
     with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(printable(label), total=total)
         yield lambda count: bar.advance(task, count)
-
-
-def size_text(count: int) -> str:
-    """A size in bytes for people: powers of 1,000, as file managers show them."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 999.5 or unit == "GB":
-            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return ""

@@ -10,6 +10,7 @@ import click
 from distillgan import _atomic, _transport
 from distillgan.container import BufferSource, Container
 from distillgan.errors import DistillganError
+from distillgan.labels import size_text
 from distillgan.verify import verify
 
 from ._shared import (
@@ -20,7 +21,6 @@ from ._shared import (
     library_option,
     show,
     show_json,
-    size_text,
 )
 
 _SUFFIX = ".zst"

@@ -13,6 +13,7 @@ from distillgan import labels, signature
 from distillgan._archive import FIRST_NAME
 from distillgan._safetensors import digest
 from distillgan.container import SIGNATURE_NAME, Container
+from distillgan.labels import size_text
 from distillgan.manifest import Manifest
 from distillgan.pairing import UNRECORDED, Pairing, check_pairing
 
@@ -25,7 +26,6 @@ from ._shared import (
     show_fields,
     show_json,
     show_table,
-    size_text,
 )
 
 

@@ -14,6 +14,7 @@ from distillgan import labels
 from distillgan._text import printable
 from distillgan.catalog import ModelEntry, ModelLibrary
 from distillgan.errors import DistillganError
+from distillgan.labels import size_text
 
 from ._library import (
     choice_options,
@@ -24,7 +25,7 @@ from ._library import (
     open_library,
     problem_json,
 )
-from ._shared import json_option, library_option, note, show, show_fields, show_json, size_text
+from ._shared import json_option, library_option, note, show, show_fields, show_json
 
 _COLUMNS = ("Name", "Dataset", "Epochs", "Val loss", "Vocoder", "Size", "Saved", "ID")
 _NUMBERS = ("Epochs", "Val loss", "Size")

@@ -14,9 +14,10 @@ import msgspec
 
 from distillgan import writer
 from distillgan.errors import LEGACY_REFERENCE, DistillganError, LegacyFormatError, PairingError
+from distillgan.labels import size_text
 from distillgan.manifest import MODEL_FILE_EXTENSION, ModelMetadata
 
-from ._shared import force_option, json_option, note, progress_bar, show, show_json, size_text
+from ._shared import force_option, json_option, note, progress_bar, show, show_json
 from ._vocoder import VocoderOptions, json_object, read_vocoder, vocoder_options
 from .main import complain, exit_code
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from distillgan.edit import strip_vocoder
+from distillgan.labels import size_text
 
 from ._each import each_file
-from ._shared import files_argument, json_option, library_option, size_text
+from ._shared import files_argument, json_option, library_option
 
 
 @click.command()

@@ -106,12 +106,13 @@ print(opened, resident() - before)
 
 
 def test_nothing_is_read_before_it_is_touched(tmp_path: Path) -> None:
-    path = save(tmp_path, {f"w{i}": torch.ones(500_000) for i in range(16)}, name="large")
+    path = save(tmp_path, {f"w{i}": torch.ones(2**20) for i in range(16)}, name="large")
     small = save(tmp_path, small_state(), name="small")
     result = python(LAZY, path, small)
     opened, touched = map(int, result.stdout.split())
-    assert opened < 2_000_000, result.stderr
-    assert touched < 2_000_000 + 2_000_000 + 500_000
+    assert opened < 2**21, result.stderr
+    # A page fault may bring in the whole folio around it: up to 2 MiB more at either end of the 4 MiB.
+    assert touched - opened < 2**22 + 2 * 2**21 + 2**21
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -7,18 +7,17 @@ are read and hashed.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 import blake3
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from . import _archive, _safetensors
-from ._safetensors import ITEM_SIZE, Header, TensorSpec
+from ._safetensors import ITEM_SIZE, Header, Record, TensorSpec, elements
 from .container import SIGNATURE_NAME, BufferSource, Container, FileSource
 from .errors import FormatError
 from .manifest import Manifest, check_open_objects, encode_manifest
@@ -29,7 +28,6 @@ _MAX_PLAIN_HEADER = 100_000_000  # bytes: the limit of the safetensors library
 _ALIAS = "alias:"
 _OF_THE_WEIGHTS = ("tensors", "parameters", "data_bytes", "header_bytes", "header_digest")
 _ARRAY_KEYS = {"dtype", "shape", "base64"}
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _encode = msgspec.json.Encoder().encode
 
 
@@ -281,10 +279,8 @@ def _readable(value: Any) -> Any:
     return f"{value['dtype']} {value['shape']} blake3:{_safetensors.digest(_encode(value['base64']))[:16]}"
 
 
-class _PlainRecord(msgspec.Struct):
-    dtype: str
-    shape: tuple[_Count, ...]
-    data_offsets: tuple[_Count, _Count]
+class _PlainRecord(Record, frozen=True, gc=False, forbid_unknown_fields=False):
+    """A record of a header that others wrote."""
 
 
 def _is_plain(path: str | os.PathLike[str]) -> bool:
@@ -308,24 +304,26 @@ def _plain_part(source: FileSource) -> Part:
 
 def _plain_header(text: bytes, data_bytes: int) -> Header:
     try:
-        records = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        metadata = msgspec.json.decode(records.pop("__metadata__", b"{}"), type=dict[str, str])
-        tensors = {
-            name: _plain_spec(name, msgspec.json.decode(record, type=_PlainRecord), data_bytes)
-            for name, record in records.items()
+        raw = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        metadata = msgspec.json.decode(raw.pop("__metadata__", b"{}"), type=dict[str, str])
+        records: dict[str, Record] = {
+            name: msgspec.json.decode(record, type=_PlainRecord) for name, record in raw.items()
         }
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FormatError("safetensors.json", f"the header cannot be read: {error}") from None
+    parameters = sum(_check_plain(name, record, data_bytes) for name, record in records.items())
     ties = {key.removeprefix(_ALIAS): name for key, name in metadata.items() if key.startswith(_ALIAS)}
-    aliases = {n: stored for n, stored in ties.items() if stored in tensors and n not in tensors}
-    return Header(tensors, aliases, sum(math.prod(spec.shape) for spec in tensors.values()))
+    aliases = {n: stored for n, stored in ties.items() if stored in records and n not in records}
+    return Header(records, "", aliases, parameters)
 
 
-def _plain_spec(name: str, record: _PlainRecord, data_bytes: int) -> TensorSpec:
+def _check_plain(name: str, record: Record, data_bytes: int) -> int:
+    """Check that a tensor lies in the data; return its elements."""
     begin, end = record.data_offsets
-    size = math.prod(record.shape) * ITEM_SIZE.get(record.dtype, 0)
+    count = elements(record.shape, name)
+    size = count * ITEM_SIZE.get(record.dtype, 0)
     if not begin <= end <= data_bytes or (record.dtype in ITEM_SIZE and size != end - begin):
         raise FormatError(
             "safetensors.extent", "its place does not fit its shape, or lies outside the file", where=name
         )
-    return TensorSpec(name, record.dtype, record.shape, begin, end, "")
+    return count

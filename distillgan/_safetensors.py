@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated
 
 import blake3
@@ -54,26 +55,38 @@ class TensorSpec(msgspec.Struct, frozen=True, gc=False):
         return self.end - self.begin
 
 
-class Header(msgspec.Struct, frozen=True):
-    """A decoded header: tensors in data order, and which stored name each alias stands for.
+class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """A stored tensor as the JSON has it; its name is the key."""
 
-    `parameters` counts the elements of all stored tensors, buffers included.
+    dtype: str
+    shape: tuple[_Count, ...]
+    data_offsets: tuple[_Count, _Count]
+
+
+class Header(msgspec.Struct, frozen=True, dict=True):
+    """A decoded header: records in data order, and which stored name each alias stands for.
+
+    `digests` are those of the records, joined; `parameters` counts the elements of all stored
+    tensors, buffers included.
     """
 
-    tensors: dict[str, TensorSpec]
+    records: dict[str, Record]
+    digests: str
     aliases: dict[str, str]
     parameters: int
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorSpec]:
+        """The stored tensors in data order, each with its digest."""
+        return {
+            name: TensorSpec(name, r.dtype, r.shape, *r.data_offsets, self.digests[64 * at : 64 * at + 64])
+            for at, (name, r) in enumerate(self.records.items())
+        }
 
     @property
     def data_bytes(self) -> int:
         """Size of all tensors' data in bytes."""
-        return next(reversed(self.tensors.values())).end if self.tensors else 0
-
-
-class _Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    dtype: str
-    shape: tuple[_Count, ...]
-    data_offsets: tuple[_Count, _Count]
+        return next(reversed(self.records.values())).data_offsets[1] if self.records else 0
 
 
 class _MetadataOnly(msgspec.Struct):
@@ -82,7 +95,7 @@ class _MetadataOnly(msgspec.Struct):
 
 _decode_metadata_only = msgspec.json.Decoder(_MetadataOnly).decode
 _decode_metadata = msgspec.json.Decoder(dict[str, str]).decode
-_decode_records = msgspec.json.Decoder(dict[str, _Record]).decode
+_decode_records = msgspec.json.Decoder(dict[str, Record]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -119,7 +132,7 @@ def encode_header(tensors: Iterable[TensorSpec], aliases: Mapping[str, str]) -> 
     tensors = list(tensors)
     metadata = {"format": "pt", "blake3": "".join(spec.blake3 for spec in tensors)}
     metadata |= {_ALIAS + name: aliases[name] for name in sorted(aliases)}
-    records = {s.name: _Record(s.dtype, s.shape, (s.begin, s.end)) for s in tensors}
+    records = {s.name: Record(s.dtype, s.shape, (s.begin, s.end)) for s in tensors}
     return _frame(_encode({"__metadata__": metadata, **records}))
 
 
@@ -131,12 +144,27 @@ def decode_header(raw: bytes) -> Header:
     text = _unframe(raw)
     metadata, records = _decode(text)
     digests, aliases = _read_metadata(metadata, len(records))
-    tensors, parameters = _read_records(records, digests)
-    _check_names(text, tensors, aliases)
-    _check_aliases(tensors, aliases)
+    parameters = _check_records(records)
+    _check_names(text, records, aliases)
+    _check_aliases(records, aliases)
     if _frame(_encode({"__metadata__": metadata, **records})) != raw:
         raise FormatError("safetensors.canonical", "the header is not in its canonical spelling and padding")
-    return Header(tensors, aliases, parameters)
+    return Header(records, digests, aliases, parameters)
+
+
+def elements(shape: Sequence[int], name: str) -> int:
+    """The product of a shape, which may be made to be a number of a million digits.
+
+    Raises FormatError `safetensors.extent` beyond 2^63.
+    """
+    if 0 in shape:
+        return 0
+    count = 1
+    for size in shape:
+        count *= size
+        if count > _MOST_ELEMENTS:
+            raise FormatError("safetensors.extent", "a shape of more elements than any file", where=name)
+    return count
 
 
 def check_name(name: str) -> None:
@@ -177,7 +205,7 @@ def _unframe(raw: bytes) -> bytes:
     return raw[8:]
 
 
-def _decode(text: bytes) -> tuple[dict[str, str], dict[str, _Record]]:
+def _decode(text: bytes) -> tuple[dict[str, str], dict[str, Record]]:
     try:
         return _decode_plain(text) or _decode_any(text)
     except msgspec.ValidationError as error:
@@ -186,7 +214,7 @@ def _decode(text: bytes) -> tuple[dict[str, str], dict[str, _Record]]:
         raise FormatError("safetensors.json", f"the header is not JSON: {error}") from None
 
 
-def _decode_plain(text: bytes) -> tuple[dict[str, str], dict[str, _Record]] | None:
+def _decode_plain(text: bytes) -> tuple[dict[str, str], dict[str, Record]] | None:
     """The usual header, without aliases, in one pass; None for any other."""
     end = text.find(b'"', len(_NO_ALIASES))
     if not text.startswith(_NO_ALIASES) or text[end : end + 2] != b'"}':
@@ -198,7 +226,7 @@ def _decode_plain(text: bytes) -> tuple[dict[str, str], dict[str, _Record]] | No
     return {"format": "pt", "blake3": text[len(_NO_ALIASES) : end].decode()}, records
 
 
-def _decode_any(text: bytes) -> tuple[dict[str, str], dict[str, _Record]]:
+def _decode_any(text: bytes) -> tuple[dict[str, str], dict[str, Record]]:
     if not text.startswith(_METADATA):
         _decode_metadata_only(text)  # not even JSON says more than not canonical
         raise FormatError("safetensors.canonical", "__metadata__ does not come first")
@@ -226,38 +254,25 @@ def _read_metadata(metadata: dict[str, str], count: int) -> tuple[str, dict[str,
     return digests, aliases
 
 
-def _read_records(records: dict[str, _Record], digests: str) -> tuple[dict[str, TensorSpec], int]:
-    tensors = {}
-    position = at = last_rank = parameters = 0
-    last_name: str | None = None
+def _check_records(records: Mapping[str, Record]) -> int:
+    """Check that the tensors stand in the one right order and tile the data; count their elements."""
+    position = parameters = 0
+    last_rank, last_name = -1, ""
     for name, record in records.items():
-        dtype, shape, (begin, end) = record.dtype, record.shape, record.data_offsets
-        item = ITEM_SIZE.get(dtype)
+        shape, (begin, end) = record.shape, record.data_offsets
+        item = ITEM_SIZE.get(record.dtype)
         if item is None:
-            raise FormatError("safetensors.dtype", f"unknown dtype {dtype!r}", where=name)
-        count = math.prod(shape) if len(shape) <= _USUAL_RANK else _bounded_product(shape, name)
+            raise FormatError("safetensors.dtype", f"unknown dtype {record.dtype!r}", where=name)
+        count = math.prod(shape) if len(shape) <= _USUAL_RANK else elements(shape, name)
         size = count * item
-        parameters += count
         if begin != position or end - begin != size:
             raise _extent_error(name, begin, end, position, size)
         rank = 16 - item if size % _LINE else 0  # `_order`, without a tuple for each tensor
-        if rank < last_rank or (rank == last_rank and last_name is not None and name <= last_name):
+        if rank < last_rank or (rank == last_rank and name <= last_name):
             raise FormatError("safetensors.canonical", "the tensors are out of order", where=name)
-        tensors[name] = TensorSpec(name, dtype, shape, begin, end, digests[at : at + 64])
-        last_rank, last_name, position, at = rank, name, end, at + 64
-    return tensors, parameters
-
-
-def _bounded_product(shape: tuple[int, ...], name: str) -> int:
-    """The elements of a shape, which may be made to multiply into a number of a million digits."""
-    if 0 in shape:
-        return 0
-    count = 1
-    for size in shape:
-        count *= size
-        if count > _MOST_ELEMENTS:
-            raise FormatError("safetensors.extent", "a shape of more elements than any file", where=name)
-    return count
+        last_rank, last_name, position = rank, name, end
+        parameters += count
+    return parameters
 
 
 def _extent_error(name: str, begin: int, end: int, position: int, size: int) -> FormatError:
@@ -275,7 +290,7 @@ def _check_names(text: bytes, tensors: Iterable[str], aliases: Mapping[str, str]
         check_name(name)
 
 
-def _check_aliases(tensors: Mapping[str, TensorSpec], aliases: Mapping[str, str]) -> None:
+def _check_aliases(tensors: Mapping[str, object], aliases: Mapping[str, str]) -> None:
     for name, stored in aliases.items():
         if name in tensors:
             problem = "is an alias and a stored tensor at once"

@@ -173,7 +173,7 @@ class Container:
         self.source = source
         self.manifest = manifest
         self.entries = entries
-        self._headers: dict[str, Header] = {}
+        self._headers: dict[str, Header | FormatError] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Container:
@@ -232,13 +232,17 @@ class Container:
 
         Raises IntegrityError `digest.header`, FormatError `safetensors.…` or `manifest.counts`.
         """
-        if component not in self._headers:
+        found = self._headers.get(component)
+        if found is None:
             try:
-                self._headers[component] = self._read_header(component)
-            except FormatError as error:
+                found = self._read_header(component)
+            except FormatError as error:  # kept: a hostile header should not be read twice
                 error.where = ": ".join(filter(None, (entry_name(component), error.where)))
-                raise error.at(self.path) from None
-        return self._headers[component]
+                found = error.at(self.path)
+            self._headers[component] = found
+        if isinstance(found, FormatError):
+            raise found from None
+        return found
 
     def tensors(self, component: str) -> dict[str, TensorSpec]:
         """Name, dtype, shape, extent and digest of each tensor; an alias has its tensor's spec."""
@@ -307,7 +311,7 @@ class Container:
             )
         with _enough_memory():
             header = _safetensors.decode_header(raw)
-        counts = (len(header.tensors), header.parameters, header.data_bytes)
+        counts = (len(header.records), header.parameters, header.data_bytes)
         if counts != (declared.tensors, declared.parameters, declared.data_bytes):
             raise FormatError("manifest.counts", "tensors, parameters or data_bytes are not the header's")
         return header

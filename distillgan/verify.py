@@ -11,7 +11,7 @@ import blake3
 
 from . import _archive
 from ._archive import Entry, Source
-from ._safetensors import digest
+from ._safetensors import Header, digest
 from .container import COMPONENTS, PREVIEW_NAME, Container
 from .errors import FormatError
 from .manifest import check_open_objects
@@ -96,19 +96,25 @@ def _check_component(
 ) -> Iterator[Problem]:
     start = container.data_offset(component)
     try:
-        specs = list(container.header(component).tensors.values())
+        header = container.header(component)
     except FormatError:  # already reported; the CRC still says something of the data
-        specs = []
-    lengths = [start - entry.offset, *(spec.nbytes for spec in specs)]
+        header = Header({}, "", {}, 0)
+    extents = [record.data_offsets for record in header.records.values()]
+    lengths = [start - entry.offset, *(end - begin for begin, end in extents)]
     crc, digests = _hash(container, entry, lengths, progress)
-    for spec, found in zip(specs, digests[1:], strict=False):
+    if "".join(digests[1:]) != header.digests:
+        yield from _compare(header, entry, digests)
+    if len(digests) < len(lengths):
+        missing = f": {list(header.records)[len(digests) - 1]}" if digests and extents else ""
+        yield Problem("zip.truncated", entry.name + missing, "the file ends before its last byte")
+    yield from _check_crc(entry, crc)
+
+
+def _compare(header: Header, entry: Entry, digests: list[str]) -> Iterator[Problem]:
+    for spec, found in zip(header.tensors.values(), digests[1:], strict=False):
         if spec.blake3 != found:
             where = f"{entry.name}: {spec.name}"
             yield Problem("digest.tensor", where, "is not the tensor that was saved")
-    if len(digests) < len(lengths):
-        missing = f": {specs[len(digests) - 1].name}" if digests and specs else ""
-        yield Problem("zip.truncated", entry.name + missing, "the file ends before its last byte")
-    yield from _check_crc(entry, crc)
 
 
 def _check_crc(entry: Entry, crc: int) -> Iterator[Problem]:
@@ -124,7 +130,7 @@ def _hash(
     Large entries are cut into parts between spans, for two threads.
     """
     source, there = container.source, max(0, min(entry.size, container.size - entry.offset))
-    parts = _cut([*lengths, entry.size - sum(lengths)], there)
+    parts = _cut([*lengths, entry.size - sum(lengths)], there, _PART)
     starts = itertools.accumulate((sum(part) for part in parts), initial=entry.offset)
     jobs = [_Part(source, start, part, progress) for start, part in zip(starts, parts, strict=False)]
     if len(jobs) > 1:
@@ -140,20 +146,20 @@ def _hash(
     return crc, [digest for job in jobs for digest in job.digests][: len(lengths)]
 
 
-def _cut(lengths: list[int], there: int) -> list[list[int]]:
-    """Spans in parts of about 8 MiB, as far as the file goes."""
-    parts: list[list[int]] = [[]]
+def _cut(lengths: list[int], there: int, limit: int) -> list[list[int]]:
+    """Spans in runs of at most `limit` bytes or of one span, as far as the file goes."""
+    runs: list[list[int]] = [[]]
     size = 0
     for length in lengths:
         if length > there:
             break
-        if parts[-1] and size + length > _PART:
-            parts.append([])
+        if runs[-1] and size + length > limit:
+            runs.append([])
             size = 0
-        parts[-1].append(length)
+        runs[-1].append(length)
         size += length
         there -= length
-    return parts
+    return runs
 
 
 class _Part:
@@ -166,16 +172,34 @@ class _Part:
         self._source, self._start, self._progress = source, start, progress
 
     def run(self) -> None:
-        """Read, and note the CRC-32 of all spans and the BLAKE3 of each."""
-        buffer = memoryview(bytearray(min(_CHUNK, max(self.lengths, default=0))))
-        position = self._start
-        for length in self.lengths:
-            hasher, end = blake3.blake3(), position + length
-            while position < end:
-                chunk = buffer[: end - position]
-                self._source.read_into(position, chunk)
-                hasher.update(chunk)
-                self.crc = _archive.crc32(chunk, self.crc)
-                position += len(chunk)
-            self.digests.append(hasher.hexdigest())
-            self._progress(length)
+        """Read, and note the CRC-32 of all spans and the BLAKE3 of each; small ones are read together."""
+        position, size = self._start, sum(self.lengths)
+        buffer = memoryview(bytearray(min(_CHUNK, size)))
+        for lengths in _cut(self.lengths, size, _CHUNK):
+            if len(lengths) == 1:
+                self._hash_one(position, lengths[0], buffer)
+            else:
+                self._hash_several(position, lengths, buffer)
+            position += sum(lengths)
+            self._progress(sum(lengths))
+
+    def _hash_one(self, position: int, length: int, buffer: memoryview) -> None:
+        hasher, end = blake3.blake3(), position + length
+        while position < end:
+            chunk = buffer[: end - position]
+            self._read(position, chunk)
+            hasher.update(chunk)
+            position += len(chunk)
+        self.digests.append(hasher.hexdigest())
+
+    def _hash_several(self, position: int, lengths: list[int], buffer: memoryview) -> None:
+        chunk = buffer[: sum(lengths)]
+        self._read(position, chunk)
+        begin = 0
+        for length in lengths:
+            self.digests.append(digest(chunk[begin : begin + length]))
+            begin += length
+
+    def _read(self, position: int, chunk: memoryview) -> None:
+        self._source.read_into(position, chunk)
+        self.crc = _archive.crc32(chunk, self.crc)

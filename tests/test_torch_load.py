@@ -116,6 +116,21 @@ def test_nothing_is_read_before_it_is_touched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("whole", [True, False])
+def test_writing_to_one_tensor_is_no_change_of_another_to_autograd(
+    way: str, whole: bool, tmp_path: Path
+) -> None:
+    found = open_by(way, save(tmp_path, small_state())).state_dict
+    tensors = dict(found) if whole else {name: found[name] for name in ("conv.bias", "conv.weight")}
+    weight = tensors["conv.weight"].requires_grad_()
+    loss = (weight * weight).sum()
+    tensors["conv.bias"].add_(1)
+    loss.backward()
+    assert weight.grad is not None
+    assert torch.equal(weight.grad, 2 * weight.detach())
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_writing_to_a_tensor_never_changes_the_file(way: str, tmp_path: Path) -> None:
     path = save(tmp_path, small_state())
     before = path.read_bytes()

@@ -61,7 +61,8 @@ def plan_windows(specs: Iterable[TensorSpec], size: int = WINDOW) -> list[Window
 class CudaTensors(LazyTensors):
     """Tensors on a CUDA device: one asked for is one copied; asked for all, they are streamed."""
 
-    def _make(self, spec: TensorSpec) -> torch.Tensor:
+    def _make(self, name: str) -> torch.Tensor:
+        spec = self._header.tensors[name]
         data = memoryview(bytearray(spec.nbytes))
         self._fill(spec.begin, data)
         if self._verify:
@@ -86,7 +87,7 @@ class CudaTensors(LazyTensors):
         self._made.update(made)
         if self._verify:
             self._check_crc("")
-        self._made.update({name: self._made[s.name] for name, s in self._specs.items()})
+        self._made.update({name: self._made[stored] for name, stored in self._header.aliases.items()})
 
     def _run(self, lane: Lane, windows: Sequence[Window], targets: Mapping[str, torch.Tensor]) -> None:
         """Read each window while the one before is being copied."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 
 from .. import _archive
-from .._safetensors import ITEM_SIZE, Header, TensorSpec, digest
+from .._safetensors import ITEM_SIZE, Header, Record, TensorSpec, digest
 from ..container import BufferSource, Container, entry_name
 from ..errors import IntegrityError
 from ._tensors import NAMES
 
+# Below these dispatch keys a view is a tensor of its own: with its own version counter, so that writing
+# to one weight between forward and backward is no change of the others, and at half the cost.
+_own_tensors: Callable[[], contextlib.AbstractContextManager[None]] = (
+    torch._C._AutoDispatchBelowADInplaceOrView
+)
 _STRIDES: dict[tuple[int, ...], tuple[int, ...]] = {}
 _MOST_STRIDES = 4096  # shapes remembered: a network repeats few, and working one out costs as much as a view
 
@@ -41,7 +48,6 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         self._device = device
         self._verify = verify
         self._start = container.data_offset(component)
-        self._known: dict[str, TensorSpec] | None = None
         self._listed = False
         self._made: dict[str, torch.Tensor] = {}
         self._bases: dict[str, torch.Tensor] = {}
@@ -49,7 +55,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     @property
     def specs(self) -> dict[str, TensorSpec]:
         """Name, dtype, shape and extent of every tensor; aliases have the spec of their tensor."""
-        return self._specs
+        return self._container.tensors(self._component)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         made = self._made.get(name)
@@ -60,13 +66,13 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     def __iter__(self) -> Iterator[str]:
         # dict() and load_state_dict list the names and then ask for the first: they want them all.
         self._listed = True
-        return iter(self._specs)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._specs)
+        return len(self._names)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._specs
+        return name in self._names
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._component}: {len(self)} tensors on {self._device}>"
@@ -75,28 +81,30 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     def _header(self) -> Header:
         return self._container.header(self._component)
 
-    @property
-    def _specs(self) -> dict[str, TensorSpec]:
-        if self._known is None:
-            self._known = self._container.tensors(self._component)
-        return self._known
+    @cached_property
+    def _names(self) -> Mapping[str, object]:
+        """What may be asked for: the stored tensors in data order, then the aliases."""
+        header = self._header
+        return {**header.records, **header.aliases} if header.aliases else header.records
 
     def _get(self, name: str) -> torch.Tensor:
-        spec = self._specs[name]
-        if self._listed and name == next(iter(self._specs)):
+        if self._listed and name == next(iter(self._names), None):
             self._make_all()
             if name in self._made:
                 return self._made[name]
-        if spec.name != name:
-            return self[spec.name]
-        tensor = self._make(spec)
-        if self._verify and len(self._made) + 1 >= len(self._header.tensors):
-            self._check_crc(spec.name)
+        header = self._header
+        if name not in header.records:
+            return self[header.aliases[name]]
+        tensor = self._make(name)
+        if self._verify and len(self._made) + 1 >= len(header.records):
+            self._check_crc(name)
         return tensor
 
-    def _make(self, spec: TensorSpec) -> torch.Tensor:
-        view = self._view(spec)
+    def _make(self, name: str) -> torch.Tensor:
+        with _own_tensors():
+            view = self._view(self._header.records[name])
         if self._verify:
+            spec = self._header.tensors[name]
             self._check(spec, self._memory[self._start + spec.begin : self._start + spec.end])
         return view if self._device.type == "cpu" else view.to(self._device)
 
@@ -105,20 +113,23 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         if self._verify or self._device.type != "cpu":
             return
         made, view = self._made, self._view
-        for name, spec in self._specs.items():
-            if name not in made:
-                made[name] = view(spec) if spec.name == name else self[spec.name]
+        with _own_tensors():
+            for name, record in self._header.records.items():
+                if name not in made:
+                    made[name] = view(record)
+        for name, stored in self._header.aliases.items():
+            made[name] = made[stored]
 
-    def _view(self, spec: TensorSpec) -> torch.Tensor:
+    def _view(self, record: Record) -> torch.Tensor:
         """A view of the file's memory: one strided view of a base for each dtype."""
-        dtype, shape, begin = spec.dtype, spec.shape, spec.begin
+        dtype, shape = record.dtype, record.shape
         base = self._bases.get(dtype)
         if base is None:
             base = self._bases[dtype] = self._base(dtype)
         strides = _STRIDES.get(shape)
         if strides is None:
             strides = _strides(shape)
-        return base.as_strided(shape, strides, (self._start + begin) // ITEM_SIZE[dtype])
+        return base.as_strided(shape, strides, (self._start + record.data_offsets[0]) // ITEM_SIZE[dtype])
 
     def _base(self, dtype: str) -> torch.Tensor:
         memory = self._memory
@@ -144,7 +155,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         """When every digest has been right: the archive's own CRC, which other ZIP readers check."""
         name = entry_name(self._component)
         entry = self._container.entry(name)
-        others = self._header.tensors.keys() - self._made.keys() - {last}
+        others = self._header.records.keys() - self._made.keys() - {last}
         if entry is None or others:
             return
         crc, at = 0, entry.offset

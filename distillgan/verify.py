@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import blake3
 from . import _archive
 from ._archive import Entry, Source
 from ._safetensors import Header, digest
-from .container import COMPONENTS, PREVIEW_NAME, Container
+from .container import COMPONENTS, PREVIEW_NAME, Container, entry_name
 from .errors import FormatError
 from .manifest import check_open_objects
 
@@ -58,7 +59,9 @@ def check_member(container: Container, name: str, progress: Progress) -> Iterato
     if entry is None:
         return
     if component in COMPONENTS:
-        yield from _check_component(container, entry, component, progress)
+        weights = _Weights(container, entry, component, progress)
+        _run(weights.parts)
+        yield from weights.problems()
     else:
         yield from _check_small(container, entry, progress)
 
@@ -74,9 +77,17 @@ def _check(container: Container, quick: bool, progress: Progress) -> Iterator[Pr
             container.header(component)
         except FormatError as error:
             yield _problem(error)
-    if not quick:
-        for entry in container.entries:
-            yield from check_member(container, entry.name, progress)
+    if quick:
+        return
+    weights = {
+        entry.name: _Weights(container, entry, component, progress)
+        for component in container.components
+        if (entry := container.entry(entry_name(component))) is not None
+    }
+    _run([part for member in weights.values() for part in member.parts])
+    for entry in container.entries:
+        member = weights.get(entry.name)
+        yield from member.problems() if member else _check_small(container, entry, progress)
 
 
 def _check_small(container: Container, entry: Entry, progress: Progress) -> Iterator[Problem]:
@@ -91,59 +102,46 @@ def _check_small(container: Container, entry: Entry, progress: Progress) -> Iter
     yield from _check_crc(entry, _archive.crc32(data))
 
 
-def _check_component(
-    container: Container, entry: Entry, component: str, progress: Progress
-) -> Iterator[Problem]:
-    start = container.data_offset(component)
-    try:
-        header = container.header(component)
-    except FormatError:  # already reported; the CRC still says something of the data
-        header = Header({}, "", {}, 0)
-    extents = [record.data_offsets for record in header.records.values()]
-    lengths = [start - entry.offset, *(end - begin for begin, end in extents)]
-    crc, digests = _hash(container, entry, lengths, progress)
-    if "".join(digests[1:]) != header.digests:
-        yield from _compare(header, entry, digests)
-    if len(digests) < len(lengths):
-        missing = f": {list(header.records)[len(digests) - 1]}" if digests and extents else ""
-        yield Problem("zip.truncated", entry.name + missing, "the file ends before its last byte")
-    yield from _check_crc(entry, crc)
-
-
-def _compare(header: Header, entry: Entry, digests: list[str]) -> Iterator[Problem]:
-    for spec, found in zip(header.tensors.values(), digests[1:], strict=False):
-        if spec.blake3 != found:
-            where = f"{entry.name}: {spec.name}"
-            yield Problem("digest.tensor", where, "is not the tensor that was saved")
-
-
 def _check_crc(entry: Entry, crc: int) -> Iterator[Problem]:
     if entry.crc not in (crc, -1):
         yield Problem("zip.crc", entry.name, "the bytes do not fit their CRC-32")
 
 
-def _hash(
-    container: Container, entry: Entry, lengths: list[int], progress: Progress
-) -> tuple[int, list[str]]:
-    """The CRC-32 of an entry, and the BLAKE3 of each span of the given lengths that is there.
+class _Weights:
+    """A safetensors member under test: the parts in which it is hashed, and what they tell."""
 
-    Large entries are cut into parts between spans, for two threads.
-    """
-    source, there = container.source, max(0, min(entry.size, container.size - entry.offset))
-    parts = _cut([*lengths, entry.size - sum(lengths)], there, _PART)
-    starts = itertools.accumulate((sum(part) for part in parts), initial=entry.offset)
-    jobs = [_Part(source, start, part, progress) for start, part in zip(starts, parts, strict=False)]
-    if len(jobs) > 1:
-        from concurrent.futures import ThreadPoolExecutor  # 10 ms that a small file should not cost
+    def __init__(self, container: Container, entry: Entry, component: str, progress: Progress):
+        start = container.data_offset(component)
+        try:
+            self._header = container.header(component)
+        except FormatError:  # already reported; the CRC still says something of the data
+            self._header = Header({}, "", {}, 0)
+        self._entry = entry
+        extents = [record.data_offsets for record in self._header.records.values()]
+        self._lengths = [start - entry.offset, *(end - begin for begin, end in extents)]
+        there = max(0, min(entry.size, container.size - entry.offset))
+        runs = _cut([*self._lengths, entry.size - sum(self._lengths)], there, _PART)
+        starts = itertools.accumulate((sum(run) for run in runs), initial=entry.offset)
+        self.parts = [
+            _Part(container.source, at, run, progress) for at, run in zip(starts, runs, strict=False)
+        ]
 
-        with ThreadPoolExecutor(2) as pool:
-            list(pool.map(_Part.run, jobs))
-    else:
-        jobs[0].run()
-    crc = 0
-    for job in jobs:
-        crc = _archive.crc32_combine(crc, job.crc, sum(job.lengths))
-    return crc, [digest for job in jobs for digest in job.digests][: len(lengths)]
+    def problems(self) -> Iterator[Problem]:
+        """What is wrong, once every part has run."""
+        name, header = self._entry.name, self._header
+        found = [digest for part in self.parts for digest in part.digests][: len(self._lengths)]
+        if "".join(found[1:]) != header.digests:
+            for spec, digest in zip(header.tensors.values(), found[1:], strict=False):
+                if spec.blake3 != digest:
+                    where = f"{name}: {spec.name}"
+                    yield Problem("digest.tensor", where, "is not the tensor that was saved")
+        if len(found) < len(self._lengths):
+            missing = f": {list(header.records)[len(found) - 1]}" if found and header.records else ""
+            yield Problem("zip.truncated", name + missing, "the file ends before its last byte")
+        crc = 0
+        for part in self.parts:
+            crc = _archive.crc32_combine(crc, part.crc, part.size)
+        yield from _check_crc(self._entry, crc)
 
 
 def _cut(lengths: list[int], there: int, limit: int) -> list[list[int]]:
@@ -162,20 +160,47 @@ def _cut(lengths: list[int], there: int, limit: int) -> list[list[int]]:
     return runs
 
 
+def _run(parts: list[_Part]) -> None:
+    """Run parts in two threads, if there is work for two."""
+    waiting, failed = iter(parts), []
+
+    def work() -> None:
+        try:
+            for part in waiting:
+                part.run()
+        except FormatError as error:
+            failed.append(error)
+
+    helper = threading.Thread(target=work)
+    if len(parts) > 1 and sum(part.size for part in parts) > _CHUNK:
+        helper.start()
+    try:
+        work()
+    finally:
+        for _ in waiting:  # an interrupt ends both
+            pass
+        if helper.ident:
+            helper.join()
+    if failed:
+        raise failed[0]
+
+
 class _Part:
     """Adjoining spans of a file, hashed in one pass through one buffer."""
 
     def __init__(self, source: Source, start: int, lengths: list[int], progress: Progress):
-        self.lengths = lengths
+        self.size = sum(lengths)
         self.digests: list[str] = []
         self.crc = 0
+        self._hasher = blake3.blake3()
+        self._lengths = lengths
         self._source, self._start, self._progress = source, start, progress
 
     def run(self) -> None:
         """Read, and note the CRC-32 of all spans and the BLAKE3 of each; small ones are read together."""
-        position, size = self._start, sum(self.lengths)
-        buffer = memoryview(bytearray(min(_CHUNK, size)))
-        for lengths in _cut(self.lengths, size, _CHUNK):
+        position = self._start
+        buffer = memoryview(bytearray(min(_CHUNK, self.size)))
+        for lengths in _cut(self._lengths, self.size, _CHUNK):
             if len(lengths) == 1:
                 self._hash_one(position, lengths[0], buffer)
             else:
@@ -184,21 +209,26 @@ class _Part:
             self._progress(sum(lengths))
 
     def _hash_one(self, position: int, length: int, buffer: memoryview) -> None:
-        hasher, end = blake3.blake3(), position + length
+        end = position + length
         while position < end:
             chunk = buffer[: end - position]
             self._read(position, chunk)
-            hasher.update(chunk)
+            self._hasher.update(chunk)
             position += len(chunk)
-        self.digests.append(hasher.hexdigest())
+        self._note_digest()
 
     def _hash_several(self, position: int, lengths: list[int], buffer: memoryview) -> None:
         chunk = buffer[: sum(lengths)]
         self._read(position, chunk)
         begin = 0
         for length in lengths:
-            self.digests.append(digest(chunk[begin : begin + length]))
+            self._hasher.update(chunk[begin : begin + length])
+            self._note_digest()
             begin += length
+
+    def _note_digest(self) -> None:
+        self.digests.append(self._hasher.hexdigest())
+        self._hasher.reset()  # half the price of another hasher
 
     def _read(self, position: int, chunk: memoryview) -> None:
         self._source.read_into(position, chunk)

@@ -197,12 +197,12 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     return fd
 
 
-def file_size(fd: int) -> int:
-    """Size of an open regular file in bytes; FormatError `file.type` for anything else."""
+def file_status(fd: int) -> os.stat_result:
+    """The status of an open regular file; FormatError `file.type` for anything else."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise FormatError("file.type", f"this is {_kind(status.st_mode)}, not a regular file")
-    return status.st_size
+    return status
 
 
 _OPEN_FLAGS = (

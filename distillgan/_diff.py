@@ -287,7 +287,7 @@ def _is_plain(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a safetensors file; what cannot be opened is left to Container."""
     try:
         with open(path, "rb", opener=lambda name, _: _archive.open_regular(name)) as file:
-            _archive.file_size(file.fileno())
+            _archive.file_status(file.fileno())
             return file.read(9)[8:] == b"{"
     except (OSError, FormatError):
         return False

@@ -247,7 +247,7 @@ def encode_index(listing: Listing) -> bytes:
 
 
 def _read_body(fd: int) -> bytes:
-    size = _archive.file_size(fd)
+    size = _archive.file_status(fd).st_size
     if size > MAX_INDEX:
         raise FormatError("index.size", f"it is larger than {MAX_INDEX // 2**20} MiB")
     return _atomic.read_at(fd, 0, size)

@@ -15,7 +15,7 @@ import msgspec
 from . import labels, signature
 from ._archive import FIRST_NAME
 from ._safetensors import TensorSpec, digest
-from .container import PREVIEW_NAME, SIGNATURE_NAME, Container, read_manifest
+from .container import PREVIEW_NAME, SIGNATURE_NAME, Container, read_status
 from .errors import DistillganError, FormatError
 from .labels import size_text
 from .manifest import Manifest, ModelMetadata
@@ -51,7 +51,7 @@ def glance(path: str | os.PathLike[str], has_vocoder: bool) -> Glance:
     """What a card shows beyond its entry; a file that cannot be read shows nothing more."""
     try:
         if not has_vocoder:
-            return Glance(read_manifest(path, transport=False).preview is not None)
+            return Glance(read_status(path, transport=False)[0].preview is not None)
         with Container.open(path) as container:
             pairing = pairing_of(container)
             return Glance(container.manifest.preview is not None, pairing.mismatches if pairing else ())

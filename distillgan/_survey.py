@@ -23,10 +23,10 @@ from ._index import (
     is_unicode,
     to_entry,
 )
-from .container import read_manifest
+from .container import read_status
 from .errors import FormatError, ModelNotFoundError
-from .labels import clean_facts
-from .manifest import MODEL_FILE_EXTENSION, Manifest, Vocoder
+from .labels import VocoderFacts, clean_facts
+from .manifest import MODEL_FILE_EXTENSION, Count, Manifest, Vocoder
 
 _UNREADABLE = "file.unreadable"
 _JUNCTION = getattr(stat, "IO_REPARSE_TAG_MOUNT_POINT", -1)
@@ -68,7 +68,16 @@ class _Training(msgspec.Struct):
     training_date: object = None
 
 
+class _PlainTraining(msgspec.Struct, gc=False):
+    """The same three of the types that they mostly have."""
+
+    epochs: Count | None = None
+    final_loss: float | None = None
+    training_date: str = ""
+
+
 _decode_training = msgspec.json.Decoder(_Training).decode
+_decode_plain_training = msgspec.json.Decoder(_PlainTraining).decode
 
 
 def survey(folder: Path, base: Listing, progress: Progress | None = None) -> tuple[Listing, bool]:
@@ -80,26 +89,19 @@ def survey(folder: Path, base: Listing, progress: Progress | None = None) -> tup
     old_enough = time.time_ns() - RACY_NS
     fresh = []
     for path, entry in _walk(folder, now.flaws):
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            now.flaws[path] = _unreadable(error)
-            continue
-        record = base.files.get(path)
-        if record is None or not _is_same(record, status):
-            found = _known_flaw(base.flaws.get(path), status) or _read(path, entry.path, status, old_enough)
-            if not isinstance(found, Record):
-                if found is not None:
-                    now.flaws[path] = found
-                continue
-            if found != record:
+        record, flaw = base.files.get(path), base.flaws.get(path)
+        if record is None and flaw is None:
+            found = _read(path, entry, old_enough)
+        else:
+            found = _look(path, entry, record, flaw, old_enough)
+        if isinstance(found, Flaw):
+            now.flaws[path] = found
+        elif found is not None:
+            now.files[path] = found
+            if found is not record and found != record:
                 fresh.append(path)
-            record = found
-        now.files[path] = record
-        if progress is not None:
-            progress(to_entry(record))
+            if progress is not None:
+                progress(to_entry(found))
     if progress is not None:
         for problem in problems(now):
             progress(problem)
@@ -171,52 +173,65 @@ def _is_junction(entry: os.DirEntry[str]) -> bool:
     return os.name == "nt" and getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == _JUNCTION
 
 
-def _is_same(record: Record, status: os.stat_result) -> bool:
-    return (
-        record.mtime_ns == status.st_mtime_ns
-        and record.file_size_bytes == status.st_size
-        and record.inode == status.st_ino
-    )
-
-
-def _known_flaw(flaw: Flaw | None, status: os.stat_result) -> Flaw | None:
-    """The flaw itself if the file is still the one that has it."""
-    if flaw is None:
-        return None
-    same = (flaw.mtime_ns, flaw.size, flaw.inode) == (status.st_mtime_ns, status.st_size, status.st_ino)
-    return flaw if same else None
-
-
-def _read(path: str, full_path: str, status: os.stat_result, old_enough: int) -> Record | Flaw | None:
-    """What a file is; None if it went away. `status` is from before, so a later change is seen next time."""
-    mtime_ns = status.st_mtime_ns if status.st_mtime_ns < old_enough else READ_AGAIN
+def _look(
+    path: str, entry: os.DirEntry[str], record: Record | None, flaw: Flaw | None, old_enough: int
+) -> Record | Flaw | None:
+    """What is known of a file, if it is still the same file; else what it is now."""
     try:
-        record = _to_record(read_manifest(full_path, transport=False), path, status.st_size)
+        status = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return _unreadable(error)
+    state = status.st_mtime_ns, status.st_size, status.st_ino
+    if record is not None and (record.mtime_ns, record.file_size_bytes, record.inode) == state:
+        return record
+    if flaw is not None and (flaw.mtime_ns, flaw.size, flaw.inode) == state:
+        return flaw
+    return _read(path, entry, old_enough)
+
+
+def _read(path: str, entry: os.DirEntry[str], old_enough: int) -> Record | Flaw | None:
+    """What a file is; None if it went away."""
+    try:
+        return _to_record(path, *read_status(entry.path, transport=False), old_enough)
+    except FormatError:
+        return _read_again(path, entry, old_enough)
     except ModelNotFoundError:
         return None
+    except OSError as error:
+        return _unreadable(error)
+
+
+def _read_again(path: str, entry: os.DirEntry[str], old_enough: int) -> Record | Flaw | None:
+    """What is wrong with a file, with its status from before, so that a later change is seen next time."""
+    try:
+        status = entry.stat(follow_symlinks=False)
+        return _to_record(path, *read_status(entry.path, transport=False), old_enough)
+    except (ModelNotFoundError, FileNotFoundError):
+        return None
     except FormatError as error:
-        if error.code == _UNREADABLE:  # permissions change without a trace in the mtime
-            mtime_ns = READ_AGAIN
+        # permissions change without a trace in the mtime
+        is_settled = status.st_mtime_ns < old_enough and error.code != _UNREADABLE
         message = f"{error.where}: {error.message}" if error.where else error.message
+        mtime_ns = status.st_mtime_ns if is_settled else READ_AGAIN
         return Flaw(error.code, message, status.st_size, mtime_ns, status.st_ino)
     except OSError as error:
         return _unreadable(error)
-    record.mtime_ns, record.inode = mtime_ns, status.st_ino
-    return record
 
 
 def read_id(path: Path) -> str:
     """The id of the model in a file, from the file."""
-    return read_manifest(path, transport=False).metadata.model_id
+    return read_status(path, transport=False)[0].metadata.model_id
 
 
-def _to_record(manifest: Manifest, path: str, size: int) -> Record:
+def _to_record(path: str, manifest: Manifest, status: os.stat_result, old_enough: int) -> Record:
     about = manifest.known[0]  # UNSET is false: what the file does not say is unknown, or empty
     return Record(
         about.model_id,
         about.name,
         path,
-        size,
+        status.st_size,
         about.description or "",
         about.dataset_name or "",
         _known(about.dataset_file_count),
@@ -230,6 +245,9 @@ def _to_record(manifest: Manifest, path: str, size: int) -> Record:
         about.n_active_components or 0,
         tuple(about.tags or ()),
         None if manifest.vocoder is None else _vocoder_info(manifest.vocoder),
+        "ok",
+        status.st_mtime_ns if status.st_mtime_ns < old_enough else READ_AGAIN,
+        status.st_ino,
     )
 
 
@@ -240,11 +258,21 @@ def _known(value: Any) -> Any:
 def _vocoder_info(vocoder: Vocoder) -> VocoderRecord:
     """Best effort: what `training_metadata` does not say plainly is unknown."""
     raw = vocoder.training_metadata_json
+    if raw is msgspec.UNSET:
+        return VocoderRecord(vocoder.type)
     try:
-        told = _Training() if raw is msgspec.UNSET else _decode_training(raw)
+        plain = _decode_plain_training(raw)
+        return VocoderRecord(vocoder.type, plain.epochs, plain.final_loss, plain.training_date)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        told = _Training()
-    return VocoderRecord(vocoder.type, *clean_facts(told.epochs, told.final_loss, told.training_date))
+        return VocoderRecord(vocoder.type, *_cleaned(raw))
+
+
+def _cleaned(raw: msgspec.Raw) -> VocoderFacts:
+    try:
+        told = _decode_training(raw)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return VocoderFacts()
+    return clean_facts(told.epochs, told.final_loss, told.training_date)
 
 
 def _unreadable(error: OSError) -> Flaw:

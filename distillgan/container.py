@@ -47,7 +47,7 @@ class FileSource:
 
     def __init__(self, fd: int):
         self.fd = -1  # not ours to close if it is no regular file
-        self.size = _archive.file_size(fd)
+        self.size = _archive.file_status(fd).st_size
         self._head = read_at(fd, 0, _HEAD)
         self.fd = fd
 
@@ -134,27 +134,34 @@ def is_container(path: str | os.PathLike[str]) -> bool:
     return head[:4] == _ZSTD_MAGIC or head[30:] == _archive.FIRST_NAME.encode()
 
 
-def read_manifest(path: str | os.PathLike[str], *, transport: bool = True) -> Manifest:
+def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     """Read a container's manifest, and nothing else of it.
 
     Vouches for the manifest's bytes (CRC, canonical form, schema) and for the file's length.
-    `transport=False` refuses the transport form, as a library does. Raises FormatError,
-    LegacyFormatError, UnsupportedVersionError, ModelNotFoundError.
+    Raises FormatError, LegacyFormatError, UnsupportedVersionError, ModelNotFoundError.
+    """
+    return read_status(path)[0]
+
+
+def read_status(path: str | os.PathLike[str], *, transport: bool = True) -> tuple[Manifest, os.stat_result]:
+    """The same, and the state of the file from before it was read.
+
+    `transport=False` refuses the transport form, as a library does.
     """
     name = os.fspath(path)
     fd = _open(name)
     try:
-        size = _archive.file_size(fd)
+        status = _archive.file_status(fd)
         head = os.read(fd, _FIRST_READ)
         if not (transport and head.startswith(_ZSTD_MAGIC)):
-            return _manifest_in(head, size, partial(read_at, fd))
+            return _manifest_in(head, status.st_size, partial(read_at, fd)), status
     except FormatError as error:
         raise error.at(name) from None
     finally:
         os.close(fd)
     source = _open_source(name)
     try:
-        return _manifest_of(source)
+        return _manifest_of(source), status
     except FormatError as error:
         raise error.at(name) from None
 

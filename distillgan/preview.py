@@ -58,7 +58,7 @@ def describe_preview(data: bytes) -> Preview:
 
 def _read(file: BinaryIO) -> bytes:
     """The bytes of an open sound file as FLAC."""
-    _archive.file_size(file.fileno())  # refuses what is not a regular file
+    _archive.file_status(file.fileno())  # refuses what is not a regular file
     magic = file.read(4)
     file.seek(0)
     return file.read(MAX_PREVIEW + 1) if magic == _MAGIC else _convert(file)

@@ -12,9 +12,9 @@ import os
 import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 from isal.isal_zlib import crc32, crc32_combine
 
 from .errors import FormatError
@@ -30,6 +30,7 @@ ALIGNED_SUFFIX = ".safetensors"
 LIMIT = 0xFFFFFFFE  # the largest value written in clear: 0xFFFFFFFF means "see ZIP64"
 _LOCAL = struct.Struct("<4s5H3L2H")  # 4.3.7
 _CENTRAL = struct.Struct("<4s6H3L5H2L")  # 4.3.12
+_CENTRAL_VALUES = struct.Struct("<16xL4xL2H14x")  # of those: CRC-32, size, and the two lengths
 _END = struct.Struct("<4s4H2LH")  # 4.3.16
 _END64 = struct.Struct("<4sQ2H2L4Q")  # 4.3.14
 _LOCATOR64 = struct.Struct("<4sLQL")  # 4.3.15
@@ -38,7 +39,8 @@ _VERSION, _VERSION64, _MADE_BY = 20, 45, 0x0314
 _FLAGS, _STORED, _TIME, _DATE = 0x0800, 0, 0, 0x0021
 _MODE = 0x81A40000  # a regular file, rw-r--r--
 _ALIGNMENT_ID = 0xD935
-_ALIGNMENT_RECORD = 6  # id, size, the alignment itself; zero bytes follow
+_ALIGNED = struct.Struct("<3H")
+_ALIGNMENT_RECORD = _ALIGNED.size  # id, size, the alignment itself; zero bytes follow
 
 FIRST_NAME = "manifest.json"
 FIRST_HEADER = _LOCAL.size + len(FIRST_NAME)
@@ -49,8 +51,7 @@ _TAIL = 1024  # far above any canonical directory, which has at most five record
 _FAR_TAIL = 64 * 1024  # where an end record may hide behind a comment, for a better message
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One member of the archive: where its data begins, its size in bytes, its CRC-32."""
 
     name: str
@@ -59,8 +60,7 @@ class Entry:
     crc: int
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True):
     """The bytes around the data: a local header before each entry, and what follows the last."""
 
     entries: tuple[Entry, ...]
@@ -228,24 +228,21 @@ def _local_header(name: str, size: int, crc: int, position: int) -> bytes:
     raw = name.encode()
     big = size > LIMIT
     extra = struct.pack("<2H2Q", 1, 16, size, size) if big else b""  # 4.5.3: both, in a local header
+    padding = 0
     if name.endswith(ALIGNED_SUFFIX):
-        start = position + _LOCAL.size + len(raw) + len(extra) + _ALIGNMENT_RECORD
-        padding = -start % ALIGNMENT
-        extra += struct.pack("<3H", _ALIGNMENT_ID, 2 + padding, ALIGNMENT) + bytes(padding)
+        padding = -(position + _LOCAL_SIZE + len(raw) + len(extra) + _ALIGNMENT_RECORD) % ALIGNMENT
+        extra += _ALIGNED.pack(_ALIGNMENT_ID, 2 + padding, ALIGNMENT)
     shown = 0xFFFFFFFF if big else size
-    return (
-        _LOCAL.pack(
-            LOCAL_MAGIC, _VERSION64 if big else _VERSION, _FLAGS, _STORED, _TIME, _DATE,
-            crc, shown, shown, len(raw), len(extra),
-        )
-        + raw
-        + extra
+    header = _LOCAL.pack(
+        LOCAL_MAGIC, _VERSION64 if big else _VERSION, _FLAGS, _STORED, _TIME, _DATE,
+        crc, shown, shown, len(raw), len(extra) + padding,
     )  # fmt: skip
+    return b"".join((header, raw, extra, bytes(padding)))
 
 
 def _central_record(name: str, size: int, crc: int, position: int) -> bytes:
     raw = name.encode()
-    wide = [value for value in (size, size, position) if value > LIMIT]
+    wide = [value for value in (size, size, position) if value > LIMIT] if position + size > LIMIT else ()
     extra = struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide) if wide else b""
     shown, offset = min(size, 0xFFFFFFFF), min(position, 0xFFFFFFFF)
     return (
@@ -288,23 +285,17 @@ def _read_tail(source: Source) -> bytes:
 
 def _members(source: Source, tail: bytes) -> Iterator[tuple[str, int, int]]:
     """(name, size, CRC-32) of each central record; `read_layout` compares all the rest."""
-    directory = tail[_directory_start(source, tail) :]
-    position = 0
-    while directory[position : position + 4] == b"PK\1\2":
-        record = directory[position : position + _CENTRAL.size]
-        if len(record) < _CENTRAL.size:
-            break
-        values = _CENTRAL.unpack(record)
-        crc, size, name_size, extra_size = values[7], values[9], values[10], values[11]
-        name_at = position + _CENTRAL.size
-        extra = directory[name_at + name_size : name_at + name_size + extra_size]
-        if size == 0xFFFFFFFF and len(extra) >= 12:
+    start = position = _directory_start(source, tail)
+    while tail.startswith(b"PK\1\2", position) and len(tail) - position >= _CENTRAL_SIZE:
+        crc, size, name_size, extra_size = _CENTRAL_VALUES.unpack_from(tail, position)
+        name_at = position + _CENTRAL_SIZE
+        position = name_at + name_size + extra_size
+        if size == 0xFFFFFFFF and len(extra := tail[name_at + name_size : position]) >= 12:
             size = struct.unpack_from("<Q", extra, 4)[0]
         if size > source.size:
             raise FormatError("zip.structure", "an entry is larger than the file")
-        yield _decode_name(directory[name_at : name_at + name_size]), size, crc
-        position = name_at + name_size + extra_size
-    if position == 0:
+        yield _decode_name(tail[name_at : name_at + name_size]), size, crc
+    if position == start:
         raise FormatError("zip.structure", "the central directory is not where the end record says")
 
 

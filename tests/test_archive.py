@@ -145,7 +145,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     fd = _archive.open_regular(tmp_path / "pipe")
     with pytest.raises(FormatError, match="a pipe") as caught:
-        _archive.file_size(fd)
+        _archive.file_status(fd)
     os.close(fd)
     assert caught.value.code == "file.type"
 
@@ -158,7 +158,7 @@ def test_a_folder_or_a_socket_is_refused_by_what_it_is(
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
         with pytest.raises(FormatError, match=kind) as caught:
-            _archive.file_size(_archive.open_regular(name or "."))
+            _archive.file_status(_archive.open_regular(name or "."))
     assert caught.value.code == "file.type"
 
 

@@ -236,6 +236,14 @@ def test_the_make_targets_that_the_documents_name_exist() -> None:
     assert named <= rules
 
 
+def test_the_findings_of_fuzzing_name_vectors_and_tests_that_exist() -> None:
+    rows = re.findall(r"\| ([^|]+) \|$", (ROOT / "FUZZING.md").read_text("utf-8"), re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([a-z]+-[a-z0-9-]+|tests/\w+\.py)`", row)]
+    assert len(named) >= 3
+    for name in named:
+        assert (ROOT / name).exists() or list((ROOT / "fixtures" / "invalid").glob(f"{name}.*")), name
+
+
 def test_the_changelog_has_the_version_of_the_package() -> None:
     from distillgan import __version__
 

@@ -134,55 +134,21 @@ def _fields(container: Container, ask: Ask[Any]) -> Iterator[tuple[str, str]]:
     manifest, metadata = container.manifest, container.manifest.metadata
     yield "File", f"{container.path} ({size_text(container.size)})"
     yield "Id", metadata.model_id
-    yield from _training(metadata)
-    yield "VAE", _component(manifest.vae.architecture, manifest.vae.latent_dim, manifest.vae)
+    yield from ((label.capitalize(), text) for label, text in labels.training_facts(metadata))
+    if metadata.has_analysis:
+        yield "Analysis", f"{metadata.n_active_components} active components"
+    vae = manifest.vae
+    yield "VAE", labels.component_text(vae.architecture, vae, vae.latent_dim)
     if (vocoder := manifest.vocoder) is not None:
         told = labels.vocoder_facts(ask(lambda: vocoder.training_metadata, None))
         yield "Vocoder", labels.vocoder_long(vocoder.type, *told)
-        yield "", _component(vocoder.type, None, vocoder)
+        yield "", labels.component_text(vocoder.type, vocoder)
     else:
         yield "Vocoder", "(none)"
-    if (preview := manifest.preview) is not None:
-        sound = f"{preview.duration_s:.1f} s at {preview.sample_rate} Hz, {size_text(preview.bytes)} FLAC"
-        yield "Preview", sound
+    if manifest.preview is not None:
+        yield "Preview", labels.preview_text(manifest.preview)
     yield "Saved", f"{metadata.save_date} by {manifest.written_by}"
     yield "BLAKE3", ask(lambda: digest(container.read_entry(FIRST_NAME) or b""), "unknown")
-    yield "Signature", ask(lambda: _signature(container), "unreadable")
+    yield "Signature", ask(lambda: signature.summary(container.read_entry(SIGNATURE_NAME)), "unreadable")
     for key, value in metadata.extra.items():
         yield key, value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _training(metadata: ModelMetadata) -> Iterator[tuple[str, str]]:
-    count, seconds = metadata.dataset_file_count, metadata.dataset_total_duration_s
-    dataset = (
-        metadata.dataset_name,
-        "" if count is None else f"{count} files",
-        "" if seconds is None else f"{seconds:.1f} s",
-    )
-    if any(dataset):
-        yield "Dataset", ", ".join(filter(None, dataset))
-    epochs, train, val = metadata.training_epochs, metadata.final_train_loss, metadata.final_val_loss
-    training = (
-        "" if epochs is None else f"{epochs} epochs",
-        "" if train is None else f"train loss {train:.4f}",
-        "" if val is None else f"validation loss {val:.4f}",
-        metadata.training_date[:10],
-    )
-    if any(training):
-        yield "Training", ", ".join(filter(None, training))
-    if metadata.has_analysis:
-        yield "Analysis", f"{metadata.n_active_components} active components"
-
-
-def _component(kind: str, latent_dim: int | None, part: Any) -> str:
-    latent = "" if latent_dim is None else f", latent size {latent_dim}"
-    counts = f"{part.tensors} tensors, {part.parameters:,} parameters, {size_text(part.data_bytes)}"
-    return f"{kind}{latent}; {counts}"
-
-
-def _signature(container: Container) -> str:
-    armor = container.read_entry(SIGNATURE_NAME)
-    if armor is None:
-        return "none"
-    found = signature.decode_armor(armor)
-    return f"{found.key_type} {found.fingerprint}, unchecked (distillgan verify --allowed-signers)"

@@ -1,10 +1,14 @@
-"""How vocoders and sizes read in a table and in a sentence."""
+"""How a model's training, components, vocoder and sizes read in a table and in a sentence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ._index import ModelEntry
+    from .manifest import ModelMetadata, Preview, Vae, Vocoder
 
 _MAX_COUNT = 2**63 - 1
 
@@ -15,6 +19,36 @@ class VocoderFacts(NamedTuple):
     epochs: int | None = None
     final_loss: float | None = None
     training_date: str = ""
+
+
+def training_facts(about: ModelMetadata | ModelEntry) -> Iterator[tuple[str, str]]:
+    """What is known of the dataset and of the training, by those names: `Field: 41 files, 63.5 s`."""
+    count, seconds = about.dataset_file_count, about.dataset_total_duration_s
+    sizes = ("" if count is None else f"{count} files", "" if seconds is None else f"{seconds:.1f} s")
+    dataset = ": ".join(filter(None, (about.dataset_name, ", ".join(filter(None, sizes)))))
+    if dataset:
+        yield "dataset", dataset
+    epochs, train, val = about.training_epochs, about.final_train_loss, about.final_val_loss
+    training = (
+        "" if epochs is None else f"{epochs} epochs",
+        "" if train is None else f"train loss {train:.4f}",
+        "" if val is None else f"validation loss {val:.4f}",
+        about.training_date[:10],
+    )
+    if any(training):
+        yield "training", ", ".join(filter(None, training))
+
+
+def component_text(kind: str, part: Vae | Vocoder, latent_dim: int | None = None) -> str:
+    """A component in a line: `conv_vae, latent size 8; 57 tensors, 1,085,464 parameters, 4.3 MB`."""
+    latent = "" if latent_dim is None else f", latent size {latent_dim}"
+    counts = f"{part.tensors} tensors, {part.parameters:,} parameters, {size_text(part.data_bytes)}"
+    return f"{kind}{latent}; {counts}"
+
+
+def preview_text(preview: Preview) -> str:
+    """A preview in a line: `3.2 s at 48000 Hz, 183.0 kB FLAC`."""
+    return f"{preview.duration_s:.1f} s at {preview.sample_rate} Hz, {size_text(preview.bytes)} FLAC"
 
 
 def vocoder_facts(training_metadata: Mapping[str, object] | None) -> VocoderFacts:

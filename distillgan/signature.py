@@ -48,6 +48,14 @@ def decode_armor(armor: bytes) -> Signature:
         raise FormatError("signature.armor", str(error), where="manifest.json.sig") from None
 
 
+def summary(armor: bytes | None) -> str:
+    """A signature in a line, or `none`; FormatError `signature.armor`."""
+    if armor is None:
+        return "none"
+    found = decode_armor(armor)
+    return f"{found.key_type} {found.fingerprint}, unchecked (distillgan verify --allowed-signers)"
+
+
 def _encode_armor(blob: bytes) -> bytes:
     text = base64.b64encode(blob)
     lines = [text[i : i + _COLUMNS] + b"\n" for i in range(0, len(text), _COLUMNS)]

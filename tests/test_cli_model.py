@@ -129,7 +129,7 @@ def test_info_tells_what_is_known(folder: Path, ref: str) -> None:
     assert out.splitlines()[0] == "Rain on tin"
     assert "HiFi-GAN (200 epochs, loss 0.0342, trained 2026-02-21)" in out
     assert "7 epochs, train loss 4.5000, validation loss 4.3868" in out
-    assert "field, 41 files, 63.5 s" in out
+    assert "field: 41 files, 63.5 s" in out
 
 
 def test_info_says_that_there_is_no_vocoder(folder: Path) -> None:

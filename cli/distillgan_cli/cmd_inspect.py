@@ -75,49 +75,25 @@ def _fields(container: Container) -> Iterator[tuple[str, str]]:
     if metadata.tags:
         yield "tags", ", ".join(metadata.tags)
     yield from _training(manifest)
-    yield "VAE", _component(manifest.vae.architecture, manifest.vae.latent_dim, manifest.vae)
+    yield "VAE", labels.component_text(manifest.vae.architecture, manifest.vae, manifest.vae.latent_dim)
     yield from _vocoder(container)
     if manifest.preview is not None:
-        preview = manifest.preview
-        yield (
-            "preview",
-            f"{preview.duration_s:.1f} s at {preview.sample_rate} Hz, {size_text(preview.bytes)} FLAC",
-        )
+        yield "preview", labels.preview_text(manifest.preview)
     yield "saved", f"{metadata.save_date} by {manifest.written_by}"
     yield "blake3", manifest_digest(container)
-    yield "signature", _signature(container)
+    yield "signature", signature.summary(container.read_entry(SIGNATURE_NAME))
     for key, value in metadata.extra.items():
         yield key, value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 def _training(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    metadata = manifest.metadata
-    count, seconds = metadata.dataset_file_count, metadata.dataset_total_duration_s
-    facts = [f"{count} files" if count is not None else "", f"{seconds:.1f} s" if seconds is not None else ""]
-    dataset = ": ".join(filter(None, (metadata.dataset_name, ", ".join(filter(None, facts)))))
-    if dataset:
-        yield "dataset", dataset
-    epochs, train, val = metadata.training_epochs, metadata.final_train_loss, metadata.final_val_loss
-    parts = [
-        f"{epochs} epochs" if epochs is not None else "",
-        f"train loss {train:.4f}" if train is not None else "",
-        f"validation loss {val:.4f}" if val is not None else "",
-        metadata.training_date[:10],
-    ]
-    if any(parts):
-        yield "training", ", ".join(filter(None, parts))
+    yield from labels.training_facts(manifest.metadata)
     config = manifest.spectrogram_config
     if config:
         shown = {"f_max": "half the rate"} if config.get("f_max", 0) is None else {}
         yield "spectrogram", ", ".join(f"{key} {value}" for key, value in (config | shown).items())
-    if metadata.has_analysis:
-        yield "analysis", f"{metadata.n_active_components} active components"
-
-
-def _component(kind: str, latent_dim: int | None, part: Any) -> str:
-    latent = f", latent size {latent_dim}" if latent_dim is not None else ""
-    counts = f"{part.tensors} tensors, {part.parameters:,} parameters, {size_text(part.data_bytes)}"
-    return f"{kind}{latent}; {counts}"
+    if manifest.metadata.has_analysis:
+        yield "analysis", f"{manifest.metadata.n_active_components} active components"
 
 
 def _vocoder(container: Container) -> Iterator[tuple[str, str]]:
@@ -125,21 +101,11 @@ def _vocoder(container: Container) -> Iterator[tuple[str, str]]:
     if vocoder is None or pairing is None:
         yield "vocoder", "(none)"
         return
-    training = vocoder.training_metadata or {}
-    facts = (training.get(key) for key in ("epochs", "final_loss", "training_date"))
-    yield "vocoder", labels.vocoder_long(vocoder.type, *facts)
-    yield "", _component(vocoder.type, None, vocoder)
+    yield "vocoder", labels.vocoder_long(vocoder.type, *labels.vocoder_facts(vocoder.training_metadata))
+    yield "", labels.component_text(vocoder.type, vocoder)
     warning = "warning: the vocoder " if pairing.mismatches else ""
     unknown = f"; unknown: {', '.join(pairing.unknown)}" if pairing.unknown else ""
     yield "pairing", f"{warning}{pairing.verdict}{unknown} ({UNRECORDED})"
-
-
-def _signature(container: Container) -> str:
-    armor = container.read_entry(SIGNATURE_NAME)
-    if armor is None:
-        return "none"
-    found = signature.decode_armor(armor)
-    return f"{found.key_type} {found.fingerprint}, unchecked (distillgan verify --allowed-signers)"
 
 
 def _show_tensors(container: Container, component: str) -> None:

@@ -170,7 +170,7 @@ def _fields(entry: ModelEntry, path: Path) -> Iterator[tuple[str, str]]:
         yield "description", entry.description
     if entry.tags:
         yield "tags", ", ".join(entry.tags)
-    yield from _training(entry)
+    yield from labels.training_facts(entry)
     vocoder = entry.vocoder
     if vocoder is None:
         yield "vocoder", "(none)"
@@ -180,23 +180,3 @@ def _fields(entry: ModelEntry, path: Path) -> Iterator[tuple[str, str]]:
     if entry.has_analysis:
         yield "analysis", f"{entry.n_active_components} active components"
     yield "saved", entry.save_date
-
-
-def _training(entry: ModelEntry) -> Iterator[tuple[str, str]]:
-    count, seconds = entry.dataset_file_count, entry.dataset_total_duration_s
-    dataset = (
-        entry.dataset_name,
-        "" if count is None else f"{count} files",
-        "" if seconds is None else f"{seconds:.1f} s",
-    )
-    if any(dataset):
-        yield "dataset", ", ".join(filter(None, dataset))
-    epochs, train, val = entry.training_epochs, entry.final_train_loss, entry.final_val_loss
-    training = (
-        "" if epochs is None else f"{epochs} epochs",
-        "" if train is None else f"train loss {train:.4f}",
-        "" if val is None else f"validation loss {val:.4f}",
-        entry.training_date[:10],
-    )
-    if any(training):
-        yield "training", ", ".join(filter(None, training))

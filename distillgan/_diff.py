@@ -320,9 +320,9 @@ def _plain_header(text: bytes, data_bytes: int) -> Header:
 def _check_plain(name: str, record: Record, data_bytes: int) -> int:
     """Check that a tensor lies in the data; return its elements."""
     begin, end = record.data_offsets
-    count = elements(record.shape, name)
-    size = count * ITEM_SIZE.get(record.dtype, 0)
-    if not begin <= end <= data_bytes or (record.dtype in ITEM_SIZE and size != end - begin):
+    item = ITEM_SIZE.get(record.dtype)
+    count = elements(record.shape, item or 1, name)
+    if not begin <= end <= data_bytes or (item and count * item != end - begin):
         raise FormatError(
             "safetensors.extent", "its place does not fit its shape, or lies outside the file", where=name
         )

@@ -28,7 +28,7 @@ _PAGE = 4096
 _LINE = 64  # bytes: what vector loads and torch's own allocator align to
 _METADATA = b'{"__metadata__":'
 _USUAL_RANK = 8
-_MOST_ELEMENTS = 2**63
+_MOST_BYTES = 2**63 - 1
 _NO_ALIASES = b'{"__metadata__":{"format":"pt","blake3":"'
 _ALIAS = "alias:"
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -152,19 +152,18 @@ def decode_header(raw: bytes) -> Header:
     return Header(records, digests, aliases, parameters)
 
 
-def elements(shape: Sequence[int], name: str) -> int:
-    """The product of a shape, which may be made to be a number of a million digits.
+def elements(shape: Sequence[int], item_size: int, name: str) -> int:
+    """The product of a shape.
 
-    Raises FormatError `safetensors.extent` beyond 2^63.
+    Raises FormatError `safetensors.extent` where the bytes, with a 1 in place of each 0, are more
+    than 2^63-1: torch and other readers overflow, and the number may be made a million digits long.
     """
-    if 0 in shape:
-        return 0
-    count = 1
-    for size in shape:
-        count *= size
-        if count > _MOST_ELEMENTS:
-            raise FormatError("safetensors.extent", "a shape of more elements than any file", where=name)
-    return count
+    size = item_size
+    for length in filter(None, shape):
+        size *= length
+        if size > _MOST_BYTES:
+            raise FormatError("safetensors.extent", "a shape of more than 2^63-1 bytes", where=name)
+    return 0 if 0 in shape else size // item_size
 
 
 def check_name(name: str) -> None:
@@ -263,7 +262,9 @@ def _check_records(records: Mapping[str, Record]) -> int:
         item = ITEM_SIZE.get(record.dtype)
         if item is None:
             raise FormatError("safetensors.dtype", f"unknown dtype {record.dtype!r}", where=name)
-        count = math.prod(shape) if len(shape) <= _USUAL_RANK else elements(shape, name)
+        count = math.prod(shape) if len(shape) <= _USUAL_RANK else 0
+        if not count:
+            count = elements(shape, item, name)
         size = count * item
         if begin != position or end - begin != size:
             raise _extent_error(name, begin, end, position, size)

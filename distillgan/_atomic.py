@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ class Draft:
     def replace(self, target: Path, *, expected: Identity | None = None) -> None:
         """Take the place of `target`, which must still be what `expected` says, if given."""
         with contextlib.suppress(FileNotFoundError):
-            os.chmod(self.path, os.stat(target).st_mode & 0o7777)
+            if os.name != "nt":  # there, a draft that cannot be written to cannot be moved either
+                os.chmod(self.path, os.stat(target).st_mode & 0o7777)
         self._finish()
         if expected is not None and identity(target) != expected:
             raise DistillganError(
@@ -69,7 +71,7 @@ class Draft:
 
     def _finish(self) -> None:
         self.file.flush()
-        os.fsync(self.file.fileno())
+        _sync(self.file.fileno())
         self.file.close()
 
 
@@ -99,13 +101,27 @@ def identity(target: str | os.PathLike[str] | int) -> Identity:
     return Identity(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
+def _sync(fd: int) -> None:
+    """Bring a file's bytes to the disk itself; macOS's fsync stops at the disk's cache."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # a file system that does not know it
+            fcntl.fcntl(fd, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(fd)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable, where the system lets a folder be synced."""
     if os.name == "nt":
         return
-    fd = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(fd)
+        fd = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder may be writable and not readable
+        return
+    try:
+        _sync(fd)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise

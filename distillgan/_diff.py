@@ -7,6 +7,7 @@ are read and hashed.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -16,16 +17,17 @@ import blake3
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from . import _archive, _safetensors
+from . import _safetensors
 from ._safetensors import ITEM_SIZE, Header, Record, TensorSpec, elements
-from .container import SIGNATURE_NAME, BufferSource, Container, FileSource
-from .errors import FormatError
+from .container import SIGNATURE_NAME, BufferSource, Container, FileSource, open_file
+from .errors import DistillganError, FormatError
 from .manifest import Manifest, check_open_objects, encode_manifest
 from .signature import decode_armor
 
 _CHUNK = 4 * 1024 * 1024
 _MAX_PLAIN_HEADER = 100_000_000  # bytes: the limit of the safetensors library
 _ALIAS = "alias:"
+_SHOWN = 100  # characters of a key: a path is written once for each change below it
 _OF_THE_WEIGHTS = ("tensors", "parameters", "data_bytes", "header_bytes", "header_digest")
 _ARRAY_KEYS = {"dtype", "shape", "base64"}
 _encode = msgspec.json.Encoder().encode
@@ -150,7 +152,7 @@ def diff(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> Diff:
 def open_side(path: str | os.PathLike[str]) -> Iterator[Side]:
     """Open a file for comparison, whichever of the two kinds it is."""
     if _is_plain(path):
-        source = FileSource(_archive.open_regular(path))
+        source = open_file(path)
         try:
             yield Side({"tensors": _plain_part(source)})
         except FormatError as error:
@@ -267,7 +269,8 @@ def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
     a, b = _readable(a), _readable(b)
     if isinstance(a, dict) and isinstance(b, dict):
         for key in a | b:
-            yield from _walk(f"{path}.{key}" if path else key, a.get(key, UNSET), b.get(key, UNSET))
+            inner = f"{path}.{key[:_SHOWN]}" if path else key[:_SHOWN]
+            yield from _walk(inner, a.get(key, UNSET), b.get(key, UNSET))
     elif a is not b and (UNSET in (a, b) or _encode(a) != _encode(b)):  # encoded, 1, 1.0 and true differ
         yield Change(path, a, b)
 
@@ -276,7 +279,10 @@ def _readable(value: Any) -> Any:
     """A value, or what tells an array from another one."""
     if not isinstance(value, dict) or set(value) != _ARRAY_KEYS:
         return value
-    return f"{value['dtype']} {value['shape']} blake3:{_safetensors.digest(_encode(value['base64']))[:16]}"
+    dtype, shape, data = value["dtype"], value["shape"], value["base64"]
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(data, str)):
+        return value  # it only looks like an array
+    return f"{dtype} {shape} blake3:{_safetensors.digest(_encode(data))[:16]}"
 
 
 class _PlainRecord(Record, frozen=True, gc=False, forbid_unknown_fields=False):
@@ -286,11 +292,13 @@ class _PlainRecord(Record, frozen=True, gc=False, forbid_unknown_fields=False):
 def _is_plain(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as a safetensors file; what cannot be opened is left to Container."""
     try:
-        with open(path, "rb", opener=lambda name, _: _archive.open_regular(name)) as file:
-            _archive.file_status(file.fileno())
-            return file.read(9)[8:] == b"{"
-    except (OSError, FormatError):
+        source = open_file(path)
+    except (DistillganError, OSError):
         return False
+    try:
+        return source.read(8, 1) == b"{"
+    finally:
+        source.close()
 
 
 def _plain_part(source: FileSource) -> Part:
@@ -312,6 +320,10 @@ def _plain_header(text: bytes, data_bytes: int) -> Header:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise FormatError("safetensors.json", f"the header cannot be read: {error}") from None
     parameters = sum(_check_plain(name, record, data_bytes) for name, record in records.items())
+    extents = sorted((*record.data_offsets, name) for name, record in records.items())
+    for (_, end, _), (begin, _, name) in itertools.pairwise(extents):
+        if begin < end:
+            raise FormatError("safetensors.extent", "overlaps another tensor", where=name)
     ties = {key.removeprefix(_ALIAS): name for key, name in metadata.items() if key.startswith(_ALIAS)}
     aliases = {n: stored for n, stored in ties.items() if stored in records and n not in records}
     return Header(records, "", aliases, parameters)

@@ -19,7 +19,7 @@ from .container import PREVIEW_NAME, SIGNATURE_NAME, Container, read_status
 from .errors import DistillganError, FormatError
 from .labels import size_text
 from .manifest import Manifest, ModelMetadata
-from .pairing import Pairing, check_pairing
+from .pairing import Pairing, pairing_of
 
 T = TypeVar("T")
 Ask = Callable[[Callable[[], T], T], T]
@@ -81,15 +81,6 @@ def is_signed(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def pairing_of(container: Container) -> Pairing | None:
-    """How the container's vocoder goes with its model; None without a vocoder."""
-    vocoder = container.manifest.vocoder
-    if vocoder is None:
-        return None
-    tensors = container.header("vocoder").tensors.values()
-    return check_pairing(container.manifest.spectrogram_config, vocoder.config, tensors)
-
-
 def _facts(container: Container, problems: list[str]) -> ModelFacts:
     def ask(question: Callable[[], T], unknown: T) -> T:
         """The answer, or `unknown` where the file is too damaged to give it."""
@@ -149,6 +140,9 @@ def _fields(container: Container, ask: Ask[Any]) -> Iterator[tuple[str, str]]:
         yield "Preview", labels.preview_text(manifest.preview)
     yield "Saved", f"{metadata.save_date} by {manifest.written_by}"
     yield "BLAKE3", ask(lambda: digest(container.read_entry(FIRST_NAME) or b""), "unknown")
-    yield "Signature", ask(lambda: signature.summary(container.read_entry(SIGNATURE_NAME)), "unreadable")
+    if any(entry.crc < 0 for entry in container.entries):
+        yield "Signature", "unknown: the archive is damaged"
+    else:
+        yield "Signature", ask(lambda: signature.summary(container.read_entry(SIGNATURE_NAME)), "unreadable")
     for key, value in metadata.extra.items():
         yield key, value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -184,11 +184,16 @@ def _look(
     except OSError as error:
         return _unreadable(error)
     state = status.st_mtime_ns, status.st_size, status.st_ino
-    if record is not None and (record.mtime_ns, record.file_size_bytes, record.inode) == state:
+    if record is not None and _is_same((record.mtime_ns, record.file_size_bytes, record.inode), state):
         return record
-    if flaw is not None and (flaw.mtime_ns, flaw.size, flaw.inode) == state:
+    if flaw is not None and _is_same((flaw.mtime_ns, flaw.size, flaw.inode), state):
         return flaw
     return _read(path, entry, old_enough)
+
+
+def _is_same(known: tuple[int, int, int], state: tuple[int, int, int]) -> bool:
+    """Whether mtime, size and inode are those that are known; Windows lists files with inode 0."""
+    return known == state or (not state[2] and known[:2] == state[:2])
 
 
 def _read(path: str, entry: os.DirEntry[str], old_enough: int) -> Record | Flaw | None:

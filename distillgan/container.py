@@ -32,6 +32,7 @@ COMPONENTS = ("vae", "vocoder")
 
 _FIRST_READ = 8192
 _HEAD = 32 * 1024  # holds the manifest and the first headers of most models
+_MOST_READ = 2**30  # bytes that one call of every system reads
 _PAGE = _archive.ALIGNMENT
 _VAE_LEAD, _VOCODER_LEAD = (_archive.lead_size(f"{c}.safetensors") for c in ("vae", "vocoder"))
 _PREVIEW_LEAD = _archive.lead_size(PREVIEW_NAME)
@@ -52,10 +53,16 @@ class FileSource:
         self.fd = fd
 
     def read(self, offset: int, length: int) -> bytes:
-        """At most `length` bytes from `offset` on."""
+        """At most `length` bytes from `offset` on; fewer only at the end."""
         if offset + length <= len(self._head):
             return self._head[offset : offset + length]
-        return read_at(self.fd, offset, length) if offset < self.size else b""  # beyond what seeks take
+        if offset >= self.size:
+            return b""  # maybe beyond what a system call takes
+        chunks = [read_at(self.fd, offset, min(length, _MOST_READ))]
+        while len(chunks[-1]) == _MOST_READ:
+            done = len(chunks) * _MOST_READ
+            chunks.append(read_at(self.fd, offset + done, min(length - done, _MOST_READ)))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a buffer from `offset` on; FormatError `zip.truncated` if the file ends before."""
@@ -121,6 +128,9 @@ def open_file(path: str | os.PathLike[str]) -> FileSource:
     except FormatError as error:
         os.close(fd)
         raise error.at(path) from None
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def is_container(path: str | os.PathLike[str]) -> bool:
@@ -273,7 +283,7 @@ class Container:
         if entry is None:
             return None
         data = self.source.read(entry.offset, entry.size)
-        if _archive.crc32(data) != entry.crc:
+        if entry.crc not in (_archive.crc32(data), -1):
             raise IntegrityError("zip.crc", "the bytes do not fit their CRC-32", where=name).at(self.path)
         return data
 

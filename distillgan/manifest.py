@@ -27,6 +27,7 @@ MAX_DEPTH = 32
 _MAX_INTEGER = 2**63
 _are_digests = re.compile("(?:blake3:[0-9a-f]{64})+").fullmatch
 _BRACE = ord("{")
+_SHOWN = 100  # characters of a key in a message
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Digest = Annotated[
@@ -250,7 +251,7 @@ def encode_object(value: Mapping[str, Any], where: str) -> Raw:
     Values must be JSON's own (see `distillgan.torch` for the rest); `where` names the object in
     FormatError `manifest.depth`, `manifest.number` or `manifest.schema`.
     """
-    _check_value(value, where, 1)
+    _check_value(value, (where,), 1)
     try:
         return Raw(_encode(value))
     except (TypeError, UnicodeError, msgspec.MsgspecError) as error:
@@ -270,7 +271,7 @@ def decode_object(raw: Raw | UnsetType, where: str) -> dict[str, Any] | None:
         raise FormatError("manifest.number", str(error), where=where) from None
     except _JSON_ERRORS as error:
         raise FormatError("manifest.json", str(error), where=where) from None
-    _check_value(value, where, 1)
+    _check_value(value, (where,), 1)
     if _encode(value) != body:
         raise FormatError("manifest.canonical", "not in its canonical spelling", where=where)
     return dict(value)
@@ -330,12 +331,14 @@ def _read_extra(raw: bytes, plain: bytes) -> dict[str, Any]:
         spelled = plain[:-1] + b"," + _encode(extra)[1:]
         if spelled != raw or not extra:
             raise FormatError("manifest.canonical", "not in its canonical spelling", where="metadata")
-        return {key: msgspec.json.decode(value) for key, value in extra.items()}
+        values = {key: msgspec.json.decode(value) for key, value in extra.items()}
     except _JSON_ERRORS as error:
         if isinstance(error, FormatError):
             raise
         code = "manifest.depth" if isinstance(error, RecursionError) else "manifest.json"
         raise FormatError(code, str(error), where="metadata") from None
+    _check_value(values, ("metadata",), 1)
+    return values
 
 
 def _explain(body: bytes, error: Exception | None) -> FormatError:
@@ -404,20 +407,34 @@ def _check_text(manifest: Manifest, known: KnownMetadata) -> None:
             raise FormatError("manifest.text", "holds control characters", where=where)
 
 
-def _check_value(value: Any, where: str, depth: int) -> None:
-    if isinstance(value, dict):
+_Place = tuple[Any, ...]  # (the place around it, the key or index in that); a text at the top
+
+
+def _check_value(value: Any, place: _Place, depth: int) -> None:
+    kind = type(value)
+    if kind in (dict, list, tuple):
         if depth > MAX_DEPTH:
-            raise _too_deep(where)
-        for key, item in value.items():
-            if type(key) is not str:
+            raise _too_deep(_path(place))
+        for key, item in value.items() if kind is dict else enumerate(value):
+            if kind is dict and type(key) is not str:
+                where = _path(place)
                 raise FormatError("manifest.schema", f"the key {key!r} is not a string", where=where)
-            _check_value(item, f"{where}.{key}", depth + 1)
-    elif isinstance(value, list):
-        if depth > MAX_DEPTH:
-            raise _too_deep(where)
-        for index, item in enumerate(value):
-            _check_value(item, f"{where}[{index}]", depth + 1)
-    elif type(value) is int and not -_MAX_INTEGER <= value <= _MAX_INTEGER:
-        raise FormatError("manifest.number", "an integer outside ±2^63", where=where)
-    elif type(value) is float and not abs(value) < float("inf"):
-        raise FormatError("manifest.number", "a number that is not finite", where=where)
+            _check_value(item, (place, key), depth + 1)
+    elif kind is int:
+        if not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+            raise FormatError("manifest.number", "an integer outside ±2^63", where=_path(place))
+    elif kind is float:
+        if not abs(value) < float("inf"):
+            raise FormatError("manifest.number", "a number that is not finite", where=_path(place))
+    elif value is not None and kind is not str and kind is not bool:
+        problem = f"{kind.__name__} is no JSON value: give text, numbers, lists and dicts"
+        raise FormatError("manifest.schema", problem, where=_path(place))
+
+
+def _path(place: _Place) -> str:
+    """A place as text; made only for a message, since a key may be half a megabyte long."""
+    parts: list[str] = []
+    while len(place) == 2:
+        place, key = place
+        parts.append(f"[{key}]" if type(key) is int else f".{key[:_SHOWN]}")
+    return str(place[0]) + "".join(reversed(parts))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._safetensors import TensorSpec
+
+if TYPE_CHECKING:
+    from .container import Container
 
 MATCH = "shapes and rates match"
 UNRECORDED = "mel scale, power and log are not recorded by HiFi-GAN and were not compared"
 
-_CONV_PRE = ("conv_pre.weight", "conv_pre.weight_v", "conv_pre.parametrizations.weight.original1")
+CONV_PRE = ("conv_pre.weight", "conv_pre.weight_v", "conv_pre.parametrizations.weight.original1")
 _READABLE = 10**15
+_MOST_RATES = 32  # a generator has four or five; the product of thousands takes seconds
 _SPELLINGS = {  # ours: how vocoders' configurations spell it
     "sample_rate": ("sampling_rate", "sample_rate"),
     "hop_length": ("hop_size", "hop_length"),
@@ -68,6 +72,15 @@ def check_pairing(
     return Pairing(**{kind: tuple(lines) for kind, lines in found.items()})
 
 
+def pairing_of(container: Container) -> Pairing | None:
+    """How the container's vocoder goes with its model; None without a vocoder."""
+    vocoder = container.manifest.vocoder
+    if vocoder is None:
+        return None
+    tensors = container.header("vocoder").tensors.values()
+    return check_pairing(container.manifest.spectrogram_config, vocoder.config, tensors)
+
+
 def _known(config: Mapping[str, Any], spellings: Mapping[str, tuple[str, ...]]) -> dict[str, float]:
     known = {}
     for name, keys in spellings.items():
@@ -81,14 +94,16 @@ def _known(config: Mapping[str, Any], spellings: Mapping[str, tuple[str, ...]]) 
 
 def _upsampling(config: Mapping[str, Any]) -> int | None:
     rates = config.get("upsample_rates")
-    if not isinstance(rates, list | tuple) or not rates or not all(type(r) is int for r in rates):
+    if not isinstance(rates, list | tuple) or not 0 < len(rates) <= _MOST_RATES:
+        return None
+    if not all(type(rate) is int for rate in rates):
         return None
     return math.prod(rates)
 
 
 def _input_channels(tensors: Iterable[TensorSpec]) -> int | None:
     for spec in tensors:
-        if spec.name.removeprefix("module.") in _CONV_PRE and len(spec.shape) == 3:
+        if spec.name.removeprefix("module.") in CONV_PRE and len(spec.shape) == 3:
             return spec.shape[1]
     return None
 

@@ -36,8 +36,9 @@ def verify(
     """Find every problem of a file; an empty list means that it is intact.
 
     `quick` leaves out tensor digests and the CRCs of data, so an empty list then means less.
-    `progress` is told the number of bytes read, from time to time. Raises ModelNotFoundError when
-    there is no such file; what is wrong with a file is returned, never raised.
+    `progress` is told the number of bytes read, from time to time: by two threads, one after the
+    other. Raises ModelNotFoundError when there is no such file, and OSError when the system cannot
+    read it; what is wrong with a file is returned, never raised.
     """
     try:
         container, errors = Container.salvage(path)
@@ -46,7 +47,7 @@ def verify(
     with container:
         problems = [_problem(error) for error in errors]
         try:
-            problems.extend(_check(container, quick, progress or (lambda _: None)))
+            problems.extend(_check(container, quick, _in_turn(progress)))
         except FormatError as error:  # the file became shorter while it was read
             problems.append(_problem(error))
         return problems
@@ -64,6 +65,18 @@ def check_member(container: Container, name: str, progress: Progress) -> Iterato
         yield from weights.problems()
     else:
         yield from _check_small(container, entry, progress)
+
+
+def _in_turn(progress: Progress | None) -> Progress:
+    """The same for two threads, of which one tells at a time."""
+    lock = threading.Lock()
+
+    def tell(count: int) -> None:
+        if progress is not None:
+            with lock:
+                progress(count)
+
+    return tell
 
 
 def _problem(error: FormatError) -> Problem:
@@ -161,26 +174,25 @@ def _cut(lengths: list[int], there: int, limit: int) -> list[list[int]]:
 
 
 def _run(parts: list[_Part]) -> None:
-    """Run parts in two threads, if there is work for two."""
-    waiting, failed = iter(parts), []
+    """Run parts in two threads, if there is work for two; what either raises is raised."""
+    waiting = iter(parts)
+    failed: list[BaseException] = []
 
     def work() -> None:
         try:
             for part in waiting:
                 part.run()
-        except FormatError as error:
+        except BaseException as error:
             failed.append(error)
+            for _ in waiting:  # an interrupt or a failure ends both
+                pass
 
     helper = threading.Thread(target=work)
     if len(parts) > 1 and sum(part.size for part in parts) > _CHUNK:
         helper.start()
-    try:
-        work()
-    finally:
-        for _ in waiting:  # an interrupt ends both
-            pass
-        if helper.ident:
-            helper.join()
+    work()
+    if helper.ident:
+        helper.join()
     if failed:
         raise failed[0]
 

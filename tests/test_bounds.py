@@ -32,6 +32,7 @@ CHILD = """
 import gc, json, os, resource, signal, sys, time
 import distillgan
 from distillgan import Container, _transport, read_manifest, verify
+from distillgan.pairing import pairing_of
 from distillgan.torch import load_model
 
 def tensors(path):
@@ -41,9 +42,13 @@ def tensors(path):
 
 def load(path):
     loaded = load_model(path)
-    list(loaded.state_dict), loaded.analysis, loaded.metadata, loaded.training_config
+    dict(loaded.state_dict), loaded.analysis, loaded.metadata, loaded.training_config
     if loaded.vocoder_state is not None:
-        list(loaded.vocoder_state["state_dict"])
+        dict(loaded.vocoder_state["state_dict"])
+
+def pair(path):
+    with Container.open(path) as container:
+        return pairing_of(container)
 
 def check(path):
     return verify(path, quick=os.path.isfile(path) and os.path.getsize(path) > 1 << 30)
@@ -76,7 +81,7 @@ def judge(door, path, most):
     return said, seconds
 
 for path, most in json.load(sys.stdin):
-    for door in (read_manifest, tensors, check, load):
+    for door in (read_manifest, tensors, pair, check, load):
         said, seconds = judge(door, path, most)
         print(json.dumps([os.path.basename(path), door.__name__, said, seconds]), flush=True)
 """
@@ -111,7 +116,7 @@ def answers_to(files: list[Path]) -> list[Any]:
     options: Any = {"capture_output": True, "text": True, "timeout": 300, "check": False}
     done = subprocess.run(command, input=json.dumps(work), env=one_arena, **options)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == 4 * len(files), done.stderr
+    assert len(answers) == 5 * len(files), done.stderr
     return answers
 
 
@@ -176,6 +181,13 @@ def analysis(dtype: Any, sizes: Any) -> Model:
     return edited(edit)
 
 
+def upsampling(rates: list[int]) -> Model:
+    def edit(manifest: JSON) -> None:
+        manifest["vocoder"]["config"] = {"upsample_rates": rates}
+
+    return edited(edit, vocoder=other())
+
+
 def strange_zip(method: int, payload: bytes, name: bytes = b"x/data.pkl") -> bytes:
     """A ZIP that might be one of torch's, its one member compressed somehow."""
     about = (63, 0, method, 0, 33, 0, len(payload), 100)
@@ -218,6 +230,10 @@ HOSTILE: dict[str, Callable[[], bytes | Model]] = {
     "an-unknown-key-of-500000-letters": lambda: rewritten(
         (b'"version":1', b'"version":1,"' + b"x" * 500_000 + b'":1')
     ),
+    "zeros-below-a-key-of-500000-letters": lambda: rewritten(
+        (b'"batch_size":16', b'"' + b"k" * 500_000 + b'":[' + b"0," * 250_000 + b"0]")
+    ),
+    "50000-upsampling-rates": lambda: upsampling([2**63 - 1] * 50_000),
     "500000-unknown-values": lambda: rewritten((b'"batch_size":16', b'"x":[' + b"1," * 500_000 + b"1]")),
     "an-analysis-of-an-unclosed-dtype": lambda: analysis("(1,", [3]),
     "an-analysis-of-an-old-dtype": lambda: analysis("a10", [3]),

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from distillgan import _survey
 from distillgan._index import INDEX_NAME, MAX_INDEX, Record, VocoderRecord
 from distillgan.catalog import ModelEntry, ModelLibrary, VocoderInfo, delete_model
 from distillgan.errors import (
@@ -277,6 +278,34 @@ def test_a_file_replaced_in_place_is_read_again(folder: Path) -> None:
     assert library.refresh().changed == ("rain.distillgan",)
     entry = ModelLibrary(folder).get("id-rain")
     assert entry is not None and entry.name == "Pouring rain"
+
+
+class Listed:
+    """A folder's entry as Windows gives it: with inode 0."""
+
+    def __init__(self, entry: os.DirEntry[str]):
+        self.path = entry.path
+        self._entry = entry
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        status = list(self._entry.stat(follow_symlinks=follow_symlinks))
+        mtime_ns = self._entry.stat(follow_symlinks=follow_symlinks).st_mtime_ns
+        return os.stat_result([status[0], 0, *status[2:]], {"st_mtime_ns": mtime_ns})
+
+
+def test_a_listing_without_inodes_reads_only_what_changed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk, read_status, read = _survey._walk, _survey.read_status, []
+    monkeypatch.setattr(_survey, "_walk", lambda *given: ((path, Listed(e)) for path, e in walk(*given)))
+    monkeypatch.setattr(
+        _survey, "read_status", lambda path, **how: (read.append(path), read_status(path, **how))[1]
+    )
+    library = ModelLibrary(folder)
+    assert len(read) == library.count() > 1
+    write_model(folder / "rain.distillgan", "id-rain", "Pouring rain")
+    assert library.refresh().changed == ("rain.distillgan",)
+    assert read[library.count() :] == [str(folder / "rain.distillgan")]
 
 
 def test_a_file_changed_within_the_clocks_grain_is_read_again(tmp_path: Path) -> None:

@@ -63,6 +63,13 @@ def ascii_json(text: str) -> Any:
     return json.loads(text)
 
 
+@pytest.mark.parametrize("columns", ["1", "12", "0", "-5", "wide"])
+def test_a_narrow_terminal_gets_an_answer(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    result = distillgan("inspect", VALID / "full.distillgan")
+    assert result.exit_code == 0, result.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     result = distillgan(name, "--help")

@@ -73,6 +73,20 @@ def test_values_of_another_kind_differ(tmp_path: Path, a: object, b: object) -> 
     assert [change.path for change in diff_models(*paths).manifest] == ["metadata.x"]
 
 
+def test_what_only_looks_like_an_array_is_compared_as_it_is(tmp_path: Path) -> None:
+    values = [{"dtype": "1", "shape": "[8]", "base64": ""}, {"dtype": 1, "shape": [8], "base64": ""}]
+    paths = [make(tmp_path / str(i), extra={"x": value}) for i, value in enumerate(values)]
+    assert not diff_models(*paths).same
+
+
+def test_a_long_key_is_not_written_out_for_each_change_below_it(tmp_path: Path) -> None:
+    values = [{"k" * 100_000: {str(i): side for i in range(1000)}} for side in range(2)]
+    paths = [make(tmp_path / str(i), extra={"x": value}) for i, value in enumerate(values)]
+    found = diff_models(*paths).manifest
+    assert len(found) == 1000
+    assert max(len(change.path) for change in found) < 300
+
+
 def test_an_array_is_told_by_its_digest(tmp_path: Path) -> None:
     paths = [make(tmp_path / str(i), analysis={"mean": np.full(1000, i, np.float32)}) for i in (0, 1)]
     (change,) = diff_models(*paths).manifest
@@ -168,6 +182,10 @@ def test_tied_names_of_an_extracted_member_are_known(tmp_path: Path) -> None:
         (b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,8]}}', "safetensors.json"),
         (b'{"w":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}', "safetensors.extent"),
         (b'{"w":{"dtype":"?","shape":[2],"data_offsets":[8,0]}}', "safetensors.extent"),
+        (
+            b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}}',
+            "safetensors.extent",
+        ),
         (b'{"__metadata__":3}', "safetensors.json"),
         (b'{"__metadata__":' + b"[" * 100_000, "safetensors.json"),
     ],

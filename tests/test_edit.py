@@ -145,7 +145,10 @@ def test_a_field_that_is_not_the_users_is_refused_by_name(model: Path, name: str
         ({"final_val_loss": float("nan")}, "not finite"),
         ({"training_date": "yesterday"}, "ISO 8601"),
         ({"description": "x" * 2_000_000}, "at most 1048576"),
-        ({"extra": {"x": object()}}, "cannot be written"),
+        ({"extra": {"x": object()}}, "no JSON value"),
+        ({"extra": {"x": b"abc"}}, "no JSON value"),
+        ({"extra": {"x": (float("nan"),)}}, "not finite"),
+        ({"extra": {"x": ({1: 2},)}}, "not a string"),
         ({"extra": {"x": 2**64}}, "integer outside"),
     ],
 )

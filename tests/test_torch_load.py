@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from helpers import FIXTURES, flip, python
@@ -25,7 +26,7 @@ from distillgan import (
     _transport,
     verify,
 )
-from distillgan.torch import ConvVAE, LoadedModel, _cuda, _load, load_model, register_architecture
+from distillgan.torch import ConvVAE, LoadedModel, _cuda, _load, _tensors, load_model, register_architecture
 from distillgan.torch._cuda import WINDOW, Lane, plan_windows
 
 WAYS = ["mapped", "read", "zst"]
@@ -90,10 +91,10 @@ def test_a_mapping_knows_its_names_and_shapes_and_refuses_others(tmp_path: Path)
 
 
 LAZY = """
-import sys, torch
+import resource, sys, torch
 from distillgan.torch import load_model
 def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * 4096
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
 load_model(sys.argv[2]).state_dict["conv.bias"].sum()
 before = resident()
 loaded = load_model(sys.argv[1])
@@ -487,7 +488,7 @@ def test_windows_cover_every_byte_once_in_order_and_are_not_too_large(size: int)
 
 
 def test_no_tensor_means_no_window() -> None:
-    assert plan_windows([]) == []
+    assert plan_windows([], 4096) == []
 
 
 def streamed(path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> _cuda.CudaTensors:
@@ -523,6 +524,68 @@ def test_streaming_checks_digests_too(tmp_path: Path, monkeypatch: pytest.Monkey
     found = streamed(path, monkeypatch)
     with pytest.raises(IntegrityError):
         found["conv.bias"]
+
+
+def test_a_wrong_crc_is_told_each_time_a_component_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = streamed(save(tmp_path, small_state()), monkeypatch)
+    entry = found._container.entries[1]
+    wrong = (found._container.entries[0], msgspec.structs.replace(entry, crc=entry.crc ^ 1))
+    monkeypatch.setattr(found._container, "entries", wrong)
+    for _ in range(2):
+        with pytest.raises(IntegrityError, match=r"zip\.crc"):
+            dict(found)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_file_that_became_shorter_ends_streaming_after_the_copies_under_way(
+    verify: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = []
+    monkeypatch.setattr(Lane, "finish", lambda self: finished.append(self))
+    path = save(tmp_path, {f"w{i}": torch.ones(4096) for i in range(9)})
+    found = streamed(path, monkeypatch, verify=verify)
+    list(found)
+    os.truncate(path, 100_000)
+    with pytest.raises(FormatError, match=r"zip\.truncated") as caught:
+        dict(found)
+    assert caught.value.path == str(path)
+    assert finished
+
+
+def test_buffers_of_the_host_are_made_there_whatever_the_default_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, small_state())
+    with torch.device("meta"):
+        found = dict(streamed(path, monkeypatch))
+    assert same_bits(found["conv.weight"], small_state()["conv.weight"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_first_used_under_inference_mode_can_be_trained_later(way: str, tmp_path: Path) -> None:
+    network = conv_vae()
+    loaded = open_by(way, save(tmp_path, network.state_dict()))
+    with torch.inference_mode():
+        assert loaded.model is not None
+        loaded.model.decode(torch.zeros(1, 3))
+        early = loaded.state_dict["encoder.fc_mu.bias"]
+    late = loaded.state_dict["encoder.fc_mu.weight"]
+    assert not early.is_inference()
+    assert not late.is_inference()
+    loaded.model.train()
+    loaded.model.decode(torch.zeros(2, 3)).sum().backward()
+    assert all(p.grad is not None for p in loaded.model.decoder.parameters())
+
+
+def test_a_dtype_that_this_pytorch_does_not_have_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(tmp_path, {"w": torch.zeros(4).to(torch.float8_e5m2)})
+    monkeypatch.delitem(_tensors.NAMES, "F8_E5M2")
+    with pytest.raises(DistillganError, match="F8_E5M2: upgrade PyTorch"):
+        load_model(path).state_dict["w"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")

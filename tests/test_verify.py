@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import struct
+import threading
+import time
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import FIXTURES, flip
 from torch_helpers import save, vocoder_state
 
 from distillgan import Container, ModelNotFoundError, Problem, verify
+from distillgan.container import FileSource
 from distillgan.errors import IntegrityError
 
 VALID = FIXTURES / "valid"
@@ -174,3 +178,42 @@ def test_integrity_errors_name_component_and_tensor() -> None:
     error = IntegrityError("digest.tensor", "is wrong", where="vae: w", component="vae", tensor="w")
     assert (error.component, error.tensor) == ("vae", "w")
     assert str(error.at("f")) == "f: digest.tensor: vae: w: is wrong"
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is gone"), MemoryError(), KeyboardInterrupt()])
+@pytest.mark.parametrize("thread", ["MainThread", "helper"])
+def test_what_goes_wrong_in_either_thread_is_raised_and_no_damage_is_told(
+    error: BaseException, thread: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state = {"w": torch.ones(300_000)}
+    path = save(tmp_path, state, vocoder_state={"type": "other", "state_dict": state})
+    read_into, both_run = FileSource.read_into, threading.Barrier(2)
+
+    def fail(self: FileSource, offset: int, buffer: memoryview) -> None:
+        if offset % 4096 == 0 and len(buffer) == 4096:  # a header: the first bytes of either part
+            both_run.wait(10)
+        if (threading.current_thread() is threading.main_thread()) == (thread == "MainThread"):
+            raise error
+        read_into(self, offset, buffer)
+
+    monkeypatch.setattr(FileSource, "read_into", fail)
+    with pytest.raises(type(error)):
+        verify(path)
+
+
+def test_progress_is_told_by_one_thread_at_a_time(tmp_path: Path) -> None:
+    state = {f"w{i}": torch.ones(100_000) for i in range(8)}
+    path = save(tmp_path, state, vocoder_state={"type": "other", "state_dict": state})
+    inside: list[int] = []
+    counts = []
+
+    def tell(count: int) -> None:
+        inside.append(count)
+        time.sleep(0.002)
+        assert len(inside) == 1
+        inside.pop()
+        counts.append(count)
+
+    assert verify(path, progress=tell) == []
+    with Container.open(path) as container:
+        assert sum(counts) == sum(entry.size for entry in container.entries)

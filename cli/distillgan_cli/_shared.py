@@ -103,14 +103,17 @@ def show_fields(fields: Iterable[tuple[str, str]]) -> None:
                 label = ""
 
 
+_LEAST_COLUMNS = 40  # narrower, the terminal wraps
+
+
 def _columns() -> int:
     """The terminal's width; as shutil has it, without the archive formats that shutil imports."""
     try:
-        return int(os.environ.get("COLUMNS", "")) or 80
+        return max(int(os.environ.get("COLUMNS", "")) or 80, _LEAST_COLUMNS)
     except ValueError:
         pass
     try:
-        return os.get_terminal_size(1).columns or 80
+        return max(os.get_terminal_size(1).columns or 80, _LEAST_COLUMNS)
     except (OSError, ValueError):
         return 80
 

@@ -15,7 +15,7 @@ from distillgan._safetensors import digest
 from distillgan.container import SIGNATURE_NAME, Container
 from distillgan.labels import size_text
 from distillgan.manifest import Manifest
-from distillgan.pairing import UNRECORDED, Pairing, check_pairing
+from distillgan.pairing import UNRECORDED, pairing_of
 
 from ._shared import (
     file_argument,
@@ -49,16 +49,6 @@ def inspect(file: str, tensors: bool, as_json: bool, library: Path | None) -> No
         if tensors:
             for component in container.components:
                 _show_tensors(container, component)
-
-
-def pairing_of(container: Container) -> Pairing | None:
-    """How the container's vocoder goes with its model; None without a vocoder."""
-    vocoder = container.manifest.vocoder
-    if vocoder is None:
-        return None
-    return check_pairing(
-        container.manifest.spectrogram_config, vocoder.config, container.header("vocoder").tensors.values()
-    )
 
 
 def manifest_digest(container: Container) -> str:

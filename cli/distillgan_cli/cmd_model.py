@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -155,11 +156,13 @@ def _row(entry: ModelEntry, id_length: int | None) -> tuple[str, ...]:
 
 def _id_length(entries: list[ModelEntry]) -> int:
     """How many characters tell all ids apart, at least eight."""
-    ids = {entry.model_id for entry in entries}
-    length = _SHORT_ID
-    while len({model_id[:length] for model_id in ids}) < len(ids):
-        length += 1
-    return length
+    ids = sorted({entry.model_id for entry in entries})
+    return max([_SHORT_ID, *(_shared(a, b) + 1 for a, b in itertools.pairwise(ids))])
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts begin with alike."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _fields(entry: ModelEntry, path: Path) -> Iterator[tuple[str, str]]:

@@ -11,6 +11,7 @@ import click
 
 from distillgan.container import Container
 from distillgan.errors import DistillganError, FormatError
+from distillgan.pairing import pairing_of
 from distillgan.signing import SignatureCheck, check_signature
 from distillgan.verify import Problem
 from distillgan.verify import verify as find_problems
@@ -25,7 +26,6 @@ from ._shared import (
     show,
     show_json,
 )
-from .cmd_inspect import pairing_of
 from .main import complain, exit_code
 
 _SUFFIXES = (".distillgan", ".distillgan.zst")

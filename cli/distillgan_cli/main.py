@@ -13,8 +13,6 @@ from distillgan._version import __version__
 from distillgan.errors import (
     AmbiguousModelError,
     DistillganError,
-    FormatError,
-    LegacyFormatError,
     ModelNotFoundError,
 )
 
@@ -112,4 +110,4 @@ def main() -> None:
     cli.main(prog_name="distillgan" if sys.argv[0].endswith("__main__.py") else None)
 
 
-__all__ = ["FormatError", "LegacyFormatError", "cli", "main"]
+__all__ = ["cli", "main"]

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 
 from .._safetensors import TensorSpec
-from ..container import BufferSource, FileSource
+from ..errors import FormatError
 from ._lazy import LazyTensors
-from ._tensors import NAMES, as_memory
+from ._tensors import as_memory, torch_dtype
 
 WINDOW = 8 * 1024 * 1024
 _SLICE = 1024 * 1024  # bytes that one reader reads at a time
@@ -39,7 +39,7 @@ class Window(NamedTuple):
     pieces: tuple[Piece, ...]
 
 
-def plan_windows(specs: Iterable[TensorSpec], size: int = WINDOW) -> list[Window]:
+def plan_windows(specs: Iterable[TensorSpec], size: int) -> list[Window]:
     """Cut tensors in data order into windows of at most `size` bytes; gaps between them are skipped."""
     windows: list[Window] = []
     pieces: list[Piece] = []
@@ -68,15 +68,15 @@ class CudaTensors(LazyTensors):
         if self._verify:
             self._check(spec, data)
         if not data:
-            return torch.empty(spec.shape, dtype=NAMES[spec.dtype], device=self._device)
-        host = torch.frombuffer(data, dtype=NAMES[spec.dtype]).view(spec.shape)
+            return torch.empty(spec.shape, dtype=torch_dtype(spec.dtype), device=self._device)
+        host = torch.frombuffer(data, dtype=torch_dtype(spec.dtype)).view(spec.shape)
         return host.to(self._device)
 
     def _make_all(self) -> None:
         """Stream every tensor that is not there yet."""
         wanted = [spec for name, spec in self._header.tensors.items() if name not in self._made]
-        made = {s.name: torch.empty(s.shape, dtype=NAMES[s.dtype], device=self._device) for s in wanted}
-        windows = plan_windows(wanted)
+        made = {s.name: torch.empty(s.shape, dtype=torch_dtype(s.dtype), device=self._device) for s in wanted}
+        windows = plan_windows(wanted, WINDOW)
         targets = {name: tensor.reshape(-1).view(torch.uint8) for name, tensor in made.items()}
         if windows:
             lane = CudaLane(self._device, max(window.end - window.begin for window in windows))
@@ -84,22 +84,23 @@ class CudaTensors(LazyTensors):
         if self._verify:
             for spec in wanted:
                 self._check(spec, as_memory(made[spec.name]))
+            self._check_crc({*self._made, *made})
         self._made.update(made)
-        if self._verify:
-            self._check_crc("")
         self._made.update({name: self._made[stored] for name, stored in self._header.aliases.items()})
 
     def _run(self, lane: Lane, windows: Sequence[Window], targets: Mapping[str, torch.Tensor]) -> None:
         """Read each window while the one before is being copied."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            pending = self._start_reading(pool, windows[0], lane.buffer(0))
-            for number, window in enumerate(windows):
-                for job in pending:
-                    job.result()
-                if number + 1 < len(windows):
-                    pending = self._start_reading(pool, windows[number + 1], lane.buffer(number + 1))
-                lane.send(number, window, targets)
-        lane.finish()
+        try:
+            with ThreadPoolExecutor(_READERS) as pool:
+                pending = self._start_reading(pool, windows[0], lane.buffer(0))
+                for number, window in enumerate(windows):
+                    for job in pending:
+                        job.result()
+                    if number + 1 < len(windows):
+                        pending = self._start_reading(pool, windows[number + 1], lane.buffer(number + 1))
+                    lane.send(number, window, targets)
+        finally:  # also when a read failed: the memory must not go back while copies are on their way
+            lane.finish()
 
     def _start_reading(
         self, pool: ThreadPoolExecutor, window: Window, buffer: torch.Tensor
@@ -112,18 +113,19 @@ class CudaTensors(LazyTensors):
         ]
 
     def _fill(self, begin: int, memory: memoryview) -> None:
-        source, offset = self._container.source, self._start + begin
-        if isinstance(source, FileSource):
-            source.read_into(offset, memory)
-        elif isinstance(source, BufferSource):
-            memory[:] = source.data[offset : offset + len(memory)]
+        try:
+            self._container.source.read_into(self._start + begin, memory)
+        except FormatError as error:
+            raise error.at(self._container.path) from None
 
 
 class Lane:
     """Two host buffers in turn, and the way from them to the tensors: here, memory to memory."""
 
     def __init__(self, device: torch.device, size: int, *, pinned: bool = False):
-        self._buffers = [torch.empty(size, dtype=torch.uint8, pin_memory=pinned) for _ in range(2)]
+        self._buffers = [
+            torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned) for _ in range(2)
+        ]
         self._staging = torch.empty(size, dtype=torch.uint8, device=device)
 
     def buffer(self, number: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -12,7 +12,7 @@ from .. import _archive
 from .._safetensors import ITEM_SIZE, Header, Record, TensorSpec, digest
 from ..container import BufferSource, Container, entry_name
 from ..errors import IntegrityError
-from ._tensors import NAMES
+from ._tensors import torch_dtype
 
 # Below these dispatch keys a view is a tensor of its own: with its own version counter, so that writing
 # to one weight between forward and backward is no change of the others, and at half the cost.
@@ -20,7 +20,9 @@ _own_tensors: Callable[[], contextlib.AbstractContextManager[None]] = (
     torch._C._AutoDispatchBelowADInplaceOrView
 )
 _STRIDES: dict[tuple[int, ...], tuple[int, ...]] = {}
+_CHUNK = 1024 * 1024
 _MOST_STRIDES = 4096  # shapes remembered: a network repeats few, and working one out costs as much as a view
+_USUAL_RANK = 8
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -29,10 +31,10 @@ def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     for size in reversed(shape):
         strides.append(stride)
         stride *= max(size, 1)
-    if len(_STRIDES) >= _MOST_STRIDES:
-        _STRIDES.clear()
-    _STRIDES[shape] = tuple(reversed(strides))
-    return _STRIDES[shape]
+    found = tuple(reversed(strides))
+    if len(shape) <= _USUAL_RANK and len(_STRIDES) < _MOST_STRIDES:
+        _STRIDES[shape] = found
+    return found
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
@@ -88,6 +90,9 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return {**header.records, **header.aliases} if header.aliases else header.records
 
     def _get(self, name: str) -> torch.Tensor:
+        if torch.is_inference_mode_enabled():  # what is made now may be trained later
+            with torch.inference_mode(False):
+                return self._get(name)
         if self._listed and name == next(iter(self._names), None):
             self._make_all()
             if name in self._made:
@@ -97,7 +102,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
             return self[header.aliases[name]]
         tensor = self._make(name)
         if self._verify and len(self._made) + 1 >= len(header.records):
-            self._check_crc(name)
+            self._check_crc({*self._made, name})
         return tensor
 
     def _make(self, name: str) -> torch.Tensor:
@@ -133,7 +138,7 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
     def _base(self, dtype: str) -> torch.Tensor:
         memory = self._memory
-        return torch.frombuffer(memory, dtype=NAMES[dtype], count=len(memory) // ITEM_SIZE[dtype])
+        return torch.frombuffer(memory, dtype=torch_dtype(dtype), count=len(memory) // ITEM_SIZE[dtype])
 
     @property
     def _memory(self) -> memoryview:
@@ -151,16 +156,17 @@ class LazyTensors(Mapping[str, torch.Tensor]):
                 tensor=spec.name,
             ).at(self._container.path)
 
-    def _check_crc(self, last: str) -> None:
+    def _check_crc(self, good: Collection[str]) -> None:
         """When every digest has been right: the archive's own CRC, which other ZIP readers check."""
         name = entry_name(self._component)
         entry = self._container.entry(name)
-        others = self._header.records.keys() - self._made.keys() - {last}
-        if entry is None or others:
+        if entry is None or not self._header.records.keys() <= set(good):
             return
         crc, at = 0, entry.offset
+        buffer = memoryview(bytearray(min(_CHUNK, entry.size)))
         while at < entry.offset + entry.size:
-            chunk = self._container.source.read(at, min(1 << 20, entry.offset + entry.size - at))
+            chunk = buffer[: entry.offset + entry.size - at]
+            self._container.source.read_into(at, chunk)
             crc, at = _archive.crc32(chunk, crc), at + len(chunk)
         if crc != entry.crc:
             raise IntegrityError(

@@ -120,8 +120,9 @@ class LoadedModel:
         name = self.manifest.vae.architecture
         if name not in _architectures:
             return None
-        network = _architectures[name][0](self.manifest, self.state_dict.specs)
-        self._assign(network)
+        with torch.inference_mode(False):  # asked for under inference_mode, it may be trained later
+            network = _architectures[name][0](self.manifest, self.state_dict.specs)
+            self._assign(network)
         return network.eval()
 
     @cached_property
@@ -192,6 +193,8 @@ def _device(device: str | torch.device) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (target.index or 0) >= count:
             raise DistillganError(f"{device} is not there: PyTorch sees {count} CUDA devices. Use 'cpu'.")
+        if target.index is None:
+            target = torch.device("cuda", torch.cuda.current_device())  # the same one for every tensor
     try:
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:  # mps, xpu … on a machine without it

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from .._safetensors import check_name
-from ..errors import CheckpointError, FormatError
+from ..errors import CheckpointError, DistillganError, FormatError
 from ..writer import TensorContent
 
 DTYPES: dict[torch.dtype, str] = {
@@ -43,6 +43,14 @@ _EXPONENT_OF_ONES = {  # width in bytes, smallest bit pattern that is not a fini
 }  # fmt: skip
 _SMALL = 64 * 1024  # bytes: below, a mapping costs more than it gives back
 _PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The dtype that a safetensors header names; DistillganError if this PyTorch does not have it."""
+    try:
+        return NAMES[name]
+    except KeyError:
+        raise DistillganError(f"PyTorch {torch.__version__} has no {name}: upgrade PyTorch.") from None
 
 
 class SavedTensor:

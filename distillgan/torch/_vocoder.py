@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError
+from ..pairing import CONV_PRE
 from . import networks
 from ._checkpoint import read_checkpoint
 
-_CONV_PRE = ("conv_pre.weight", "conv_pre.weight_v", "conv_pre.parametrizations.weight.original1")
 _SIZES = {(512, True): "hifigan_v1", (128, True): "hifigan_v2", (256, False): "hifigan_v3"}
 
 
@@ -42,7 +42,7 @@ def read_vocoder_state(
 def identify_vocoder(state_dict: Mapping[str, Any]) -> str:
     """`hifigan_v1`, `_v2` or `_v3` by first channels and residual blocks, `hifigan`, or `unknown`."""
     names = {name.removeprefix("module.") for name in state_dict}
-    first = next((t for n, t in state_dict.items() if n.removeprefix("module.") in _CONV_PRE), None)
+    first = next((t for n, t in state_dict.items() if n.removeprefix("module.") in CONV_PRE), None)
     if (
         not isinstance(first, torch.Tensor)
         or first.dim() != 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,8 +49,12 @@ class Draft:
     def replace(self, target: Path, *, expected: Identity | None = None) -> None:
         """Take the place of `target`, which must still be what `expected` says, if given."""
         with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(target).st_mode
+            if not stat.S_ISREG(mode):
+                problem = "is no regular file, and stays: give another name"
+                raise OSError(errno.EINVAL, problem, os.fspath(target))
             if os.name != "nt":  # there, a draft that cannot be written to cannot be moved either
-                os.chmod(self.path, os.stat(target).st_mode & 0o7777)
+                os.chmod(self.path, stat.S_IMODE(mode))
         self._finish()
         if expected is not None and identity(target) != expected:
             raise DistillganError(

@@ -190,7 +190,7 @@ def badge(entry: ModelEntry) -> str:
     if vocoder.epochs is not None:
         facts.append("1 epoch" if vocoder.epochs == 1 else f"{vocoder.epochs:,} epochs")
     if vocoder.final_loss is not None:
-        facts.append(f"loss {vocoder.final_loss:.4f}")
+        facts.append(f"loss {labels.loss_text(vocoder.final_loss)}")
     name, told = to_html(labels.vocoder_name(vocoder.type)) or "vocoder", ", ".join(facts)
     return f'<p class="dg-vocoder"><span class="dg-pill">{name}</span> <span>{told}</span></p>'
 
@@ -226,7 +226,7 @@ def _row(entry: ModelEntry) -> list[str]:
         entry.name,
         entry.dataset_name,
         "" if entry.training_epochs is None else str(entry.training_epochs),
-        "" if entry.final_val_loss is None else f"{entry.final_val_loss:.4f}",
+        "" if entry.final_val_loss is None else labels.loss_text(entry.final_val_loss),
         "" if vocoder is None else labels.vocoder_short(vocoder.type, vocoder.epochs),
         size_text(entry.file_size_bytes),
         entry.training_date[:10],

@@ -200,7 +200,7 @@ def _edit_tags(tags: Any, add: Iterable[str], remove: Iterable[str]) -> Any:
 def _encode_metadata(before: Manifest, metadata: ModelMetadata, path: str | os.PathLike[str]) -> msgspec.Raw:
     """The wire form of edited metadata; fields that were absent and are not set stay absent."""
     with _refusal(path):
-        _check_values(metadata)
+        _check_values(metadata, before.metadata)
         full = decode_object(encode_metadata(metadata), "metadata") or {}
         present = decode_object(before.metadata_json, "metadata") or {}
         old = before.metadata
@@ -212,10 +212,12 @@ def _encode_metadata(before: Manifest, metadata: ModelMetadata, path: str | os.P
         return encode_object(kept, "metadata")
 
 
-def _check_values(metadata: ModelMetadata) -> None:
-    """What the manifest's schema leaves open and an edit should not get wrong."""
-    if metadata.name == "" or str(metadata.name).isspace():
+def _check_values(metadata: ModelMetadata, old: ModelMetadata) -> None:
+    """What the manifest's schema leaves open and an edit should not get wrong; what was there may stay."""
+    if metadata.name != old.name and (metadata.name == "" or str(metadata.name).isspace()):
         raise FormatError("manifest.schema", "a model needs a name", where="name")
+    if metadata.training_date == old.training_date:
+        return
     try:
         datetime.datetime.fromisoformat(metadata.training_date or "2000-01-01")
     except (TypeError, ValueError):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .manifest import ModelMetadata, Preview, Vae, Vocoder
 
 _MAX_COUNT = 2**63 - 1
+_READABLE = 1e6
 
 
 class VocoderFacts(NamedTuple):
@@ -31,12 +32,17 @@ def training_facts(about: ModelMetadata | ModelEntry) -> Iterator[tuple[str, str
     epochs, train, val = about.training_epochs, about.final_train_loss, about.final_val_loss
     training = (
         "" if epochs is None else f"{epochs} epochs",
-        "" if train is None else f"train loss {train:.4f}",
-        "" if val is None else f"validation loss {val:.4f}",
+        "" if train is None else f"train loss {loss_text(train)}",
+        "" if val is None else f"validation loss {loss_text(val)}",
         about.training_date[:10],
     )
     if any(training):
         yield "training", ", ".join(filter(None, training))
+
+
+def loss_text(loss: float) -> str:
+    """A loss to four places; one beyond all measure in short, as it would push all else aside."""
+    return f"{loss:.4f}" if abs(loss) < _READABLE else f"{loss:.3g}"
 
 
 def component_text(kind: str, part: Vae | Vocoder, latent_dim: int | None = None) -> str:
@@ -83,7 +89,7 @@ def vocoder_long(
     if facts.epochs is not None:
         parts.append("1 epoch" if facts.epochs == 1 else f"{facts.epochs} epochs")
     if facts.final_loss is not None:
-        parts.append(f"loss {facts.final_loss:.4f}")
+        parts.append(f"loss {loss_text(facts.final_loss)}")
     if facts.training_date:
         parts.append(f"trained {facts.training_date[:10]}")
     name = vocoder_name(vocoder_type)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -66,6 +67,7 @@ def serve(
     """Serve the page on 127.0.0.1 until it is interrupted; `tell` is told its address."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # some of gradio asks this, not the Blocks
     page = library_page(library)
+    _refuse_taken(port)
     _, address, _ = page.launch(
         server_name="127.0.0.1",
         server_port=port,
@@ -83,6 +85,18 @@ def serve(
     )
     tell(address)
     page.block_thread()
+
+
+def _refuse_taken(port: int | None) -> None:
+    """Say it plainly if the port that was asked for cannot be had; gradio speaks of its own settings."""
+    with socket.socket() as probe:
+        if os.name != "nt":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind(("127.0.0.1", port or 0))
+        except OSError as error:
+            reason = f"Port {port} cannot be had: {error.strerror}"
+            raise DistillganError(f"{reason}; give another one with --port.") from None
 
 
 def library_tab(library: ModelLibrary, on_load: OnLoad | None = None) -> gr.State:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -25,6 +26,9 @@ from .writer import BytesContent
 
 _SECONDS = 120  # for a passphrase on the terminal, or a touch of a hardware key
 _WILDCARDS = frozenset("*?")
+
+
+_ALTERED = re.compile(rb"Could not verify signature|verification failed")
 
 
 class SignatureCheck(NamedTuple):
@@ -75,7 +79,7 @@ def _sign(data: bytes, key: str | os.PathLike[str]) -> bytes:
     name = _existing(key, "Key")
     done = _ssh_keygen("-Y", "sign", "-n", NAMESPACE, "-f", name, data=data)
     if done.returncode != 0:
-        raise DistillganError(_explain_key(name, _last_line(done.stderr)))
+        raise DistillganError(_explain_key(name, _said(done.stderr)))
     armor = done.stdout.replace(b"\r\n", b"\n")  # Windows' ssh-keygen writes text
     decode_armor(armor)
     return armor
@@ -87,7 +91,10 @@ def _check(manifest: bytes, armor: bytes, signers: str, identity: str | None) ->
     with tempfile.TemporaryDirectory(prefix="distillgan-") as folder:
         path = os.path.join(folder, SIGNATURE_NAME)
         Path(path).write_bytes(armor)
-        if _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", path, data=manifest).returncode:
+        done = _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", path, data=manifest)
+        if done.returncode and not _ALTERED.search(done.stdout + done.stderr):
+            raise DistillganError(f"ssh-keygen cannot check signatures here: {_said(done.stderr)}.")
+        if done.returncode:
             return _problem("altered", "the manifest is not what was signed, or the signature is altered")
         found = _ssh_keygen("-Y", "find-principals", "-s", path, "-f", signers)
         principals = found.stdout.decode(errors="replace").splitlines()
@@ -153,11 +160,14 @@ def _existing(path: str | os.PathLike[str], kind: str) -> str:
 
 def _explain_key(key: str, reason: str) -> str:
     cure = ""
-    if "passphrase" in reason:
+    if "too open" in reason:
+        cure = f"; only you may read a private key: chmod 600 {key}"
+    elif "passphrase" in reason:
         cure = "; run this in a terminal, or add the key to ssh-agent and give its .pub file"
     return f"{key}: ssh-keygen cannot sign with this key ({reason}){cure}."
 
 
-def _last_line(text: bytes) -> str:
-    lines = text.decode(errors="replace").strip().splitlines()
-    return printable(lines[-1]).rstrip(".\r") if lines else "it does not say why"
+def _said(text: bytes) -> str:
+    """What a program wrote, in a line, without its frames of @."""
+    lines = [line.strip(" @\r") for line in text.decode(errors="replace").splitlines()]
+    return printable(" ".join(filter(None, lines))).rstrip(".") or "it does not say why"

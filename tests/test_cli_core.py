@@ -8,6 +8,7 @@ import os
 import pty
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import zipfile
@@ -61,6 +62,59 @@ def ascii_json(text: str) -> Any:
     assert text.isascii()
     assert "\x7f" not in text
     return json.loads(text)
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+@pytest.mark.parametrize("command", ["pack", "compress"])
+def test_what_is_no_regular_file_is_never_replaced(command: str, what: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    os.mkfifo(target) if what == "pipe" else target.mkdir()
+    source = checkpoint(tmp_path / "a.pt") if command == "pack" else VALID / "full.distillgan"
+    result = distillgan(command, source, "-o", target, "--force")
+    assert result.exit_code != 0
+    assert str(target) in result.stderr
+    assert target.is_fifo() if what == "pipe" else target.is_dir()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("command", ["pack", "compress", "decompress"])
+def test_the_file_that_is_read_is_not_written_over(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.distillgan"
+    path.write_bytes((VALID / "full.distillgan").read_bytes())
+    if command == "decompress":
+        assert distillgan("compress", path).exit_code == 0
+        path = tmp_path / "a.distillgan.zst"
+    before = path.read_bytes()
+    result = distillgan(command, path, "-o", path, "--force")
+    assert result.exit_code == 2
+    assert "is the file that is read" in result.stderr
+    assert path.read_bytes() == before
+
+
+def test_options_of_a_vocoder_need_a_vocoder(tmp_path: Path) -> None:
+    result = distillgan("pack", checkpoint(tmp_path / "a.pt"), "--vocoder-config", "none.json")
+    assert (result.exit_code, list(tmp_path.glob("*.distillgan"))) == (2, [])
+    assert "--vocoder-config needs --vocoder" in result.stderr
+
+
+def test_a_checkpoint_whose_bytes_do_not_fit_their_crc_is_packed_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = checkpoint(tmp_path / "a.pt", note=torch.full((1000,), 7.5))
+    data = path.read_bytes()
+    at = data.index(struct.pack("<f", 7.5) * 10)
+    path.write_bytes(data[:at] + b"\1" + data[at + 1 :])
+    assert distillgan("pack", path, "-o", tmp_path / "a.distillgan").exit_code == 0
+    assert "does not fit its CRC-32" in caplog.text
+    assert str(path) in caplog.text
+
+
+def test_the_size_of_a_transport_file_is_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.distillgan"
+    path.write_bytes((VALID / "full.distillgan").read_bytes())
+    assert distillgan("compress", path).exit_code == 0
+    shown = distillgan("inspect", tmp_path / "a.distillgan.zst").stdout
+    assert ", unpacked " in shown
 
 
 @pytest.mark.parametrize("columns", ["1", "12", "0", "-5", "wide"])

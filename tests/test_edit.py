@@ -130,6 +130,14 @@ def test_a_field_that_is_not_the_users_is_refused_by_name(model: Path, name: str
     assert model.read_bytes() == before
 
 
+def test_a_date_that_was_stored_does_not_stand_in_the_way_of_another_change(tmp_path: Path) -> None:
+    metadata = ModelMetadata(name="Rain", training_date="yesterday")
+    path = save_model({"w": torch.ones(2)}, None, None, metadata, tmp_path)
+    edit_metadata(path, name="Snow")
+    found = read_manifest(path).metadata
+    assert (found.name, found.training_date) == ("Snow", "yesterday")
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

@@ -234,6 +234,29 @@ def test_an_ssh_keygen_that_waits_is_not_waited_for(
         sign(model, keys / "alice")
 
 
+def test_an_ssh_keygen_that_cannot_check_is_no_altered_signature(
+    signed: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.name == "nt":
+        pytest.skip("a script stands in for ssh-keygen")
+    broken = tmp_path / "bin" / "ssh-keygen"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'No user exists for uid 23456' >&2\nexit 255\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(broken.parent), prepend=os.pathsep)
+    with Container.open(signed) as container, pytest.raises(DistillganError, match="No user exists"):
+        check_signature(container, keys / "allowed")
+
+
+def test_a_key_that_others_may_read_is_told_with_the_cure(model: Path, keys: Path, tmp_path: Path) -> None:
+    if os.name == "nt":
+        pytest.skip("ssh-keygen looks at modes on other systems")
+    key = Path(shutil.copy(keys / "alice", tmp_path / "key"))
+    key.chmod(0o644)
+    with pytest.raises(DistillganError, match="chmod 600"):
+        sign(model, key)
+
+
 def test_a_file_that_is_no_key_is_a_sentence(model: Path, tmp_path: Path) -> None:
     before = model.read_bytes()
     (tmp_path / "key").write_text("not a key\n")

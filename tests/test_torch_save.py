@@ -491,3 +491,16 @@ def test_the_sentence_for_old_files_is_the_one_of_the_design() -> None:
     from distillgan.errors import LEGACY_FILE
 
     assert LEGACY_FILE == V1_FILE
+
+
+def test_numbers_as_a_trainer_counts_them_are_metadata(tmp_path: Path) -> None:
+    metadata = ModelMetadata(training_epochs=np.int64(7), final_val_loss=torch.tensor(3.0))  # type: ignore[arg-type]
+    path = save_model({"w": torch.ones(2)}, None, None, metadata, tmp_path)
+    found = read_manifest(path).metadata
+    assert (found.training_epochs, found.final_val_loss) == (7, 3.0)
+
+
+@pytest.mark.parametrize("metadata", [None, {"name": "Rain"}])
+def test_metadata_of_another_kind_is_refused_with_the_cure(metadata: object, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="give a ModelMetadata"):
+        save_model({"w": torch.ones(2)}, None, None, metadata, tmp_path)  # type: ignore[arg-type]

@@ -83,6 +83,13 @@ def note(text: str) -> None:
     click.echo(printable(text), err=True)
 
 
+def refuse_itself(target: Path, source: str | os.PathLike[str]) -> None:
+    """Refuse to write over the file that is read."""
+    with contextlib.suppress(OSError):
+        if os.path.samefile(target, source):
+            raise click.UsageError(f"{target} is the file that is read, and stays: give another name.")
+
+
 def show_json(value: Any) -> None:
     """Print a JSON answer in ASCII."""
     import json  # 3 ms that only --json should cost

@@ -19,6 +19,7 @@ from ._shared import (
     force_option,
     json_option,
     library_option,
+    refuse_itself,
     show,
     show_json,
 )
@@ -43,6 +44,7 @@ def compress(file: str, output: Path | None, force: bool, as_json: bool, library
     path = find_file(file, library)
     target = output or Path(f"{path}{_SUFFIX}")
     _refuse_existing(target, force)
+    refuse_itself(target, path)
     _refuse_damaged(path)
     with Container.open(path) as container:
         if isinstance(container.source, BufferSource):
@@ -68,6 +70,7 @@ def decompress(file: str, output: Path | None, force: bool, as_json: bool, libra
     if output is None and path.suffix != _SUFFIX:
         raise click.UsageError(f"{path} does not end in {_SUFFIX}: say with -o where to write.")
     _refuse_existing(target, force)
+    refuse_itself(target, path)
     _refuse_damaged(path)
     with Container.open(path) as container:
         if not isinstance(container.source, BufferSource):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,9 @@ def manifest_digest(container: Container) -> str:
 
 def _fields(container: Container) -> Iterator[tuple[str, str]]:
     manifest, metadata = container.manifest, container.manifest.metadata
-    yield "file", f"{container.path} ({size_text(container.size)})"
+    size, packed = size_text(container.size), os.path.getsize(container.path)
+    sizes = size if packed == container.size else f"{size_text(packed)}, unpacked {size}"
+    yield "file", f"{container.path} ({sizes})"
     yield "id", metadata.model_id
     if metadata.description:
         yield "description", metadata.description

@@ -146,7 +146,7 @@ def _row(entry: ModelEntry, id_length: int | None) -> tuple[str, ...]:
         entry.name,
         entry.dataset_name,
         "" if entry.training_epochs is None else str(entry.training_epochs),
-        "" if entry.final_val_loss is None else f"{entry.final_val_loss:.4f}",
+        "" if entry.final_val_loss is None else labels.loss_text(entry.final_val_loss),
         "" if vocoder is None else labels.vocoder_short(vocoder.type, vocoder.epochs),
         "missing" if entry.state == "missing" else size_text(entry.file_size_bytes),
         entry.save_date[:10],

@@ -17,7 +17,7 @@ from distillgan.errors import LEGACY_REFERENCE, DistillganError, LegacyFormatErr
 from distillgan.labels import size_text
 from distillgan.manifest import MODEL_FILE_EXTENSION, ModelMetadata
 
-from ._shared import force_option, json_option, note, progress_bar, show, show_json
+from ._shared import force_option, json_option, note, progress_bar, refuse_itself, show, show_json
 from ._vocoder import VocoderOptions, json_object, read_vocoder, vocoder_options
 from .main import complain, exit_code
 
@@ -54,10 +54,15 @@ def pack(ctx: click.Context, /, checkpoints: tuple[str, ...], as_json: bool, **o
     output, library = options["output"], options["library"]
     if output is not None and (library is not None or len(checkpoints) > 1):
         raise click.UsageError("-o takes one checkpoint, and no --library.")
+    loose = [name for name in VocoderOptions._fields if options[f"vocoder_{name}"] is not None]
+    if options["vocoder"] is None and loose:
+        raise click.UsageError(f"--vocoder-{loose[0].replace('_', '-')} needs --vocoder.")
     answers, worst = [], 0
     for checkpoint in checkpoints:
         try:
             answers.append(_pack(checkpoint, options))
+        except BrokenPipeError:
+            raise
         except (DistillganError, OSError) as error:
             if isinstance(error, PairingError):
                 error = PairingError(f"{checkpoint}: {error}")
@@ -79,6 +84,7 @@ def _pack(checkpoint: str, options: dict[str, Any]) -> dict[str, Any]:
     target = options["output"]
     if target is not None:
         _refuse_existing(target, options["force"])
+        refuse_itself(target, checkpoint)
     from distillgan.torch import Recipe, read_model  # torch, and with it a second
 
     parts = read_model(checkpoint)

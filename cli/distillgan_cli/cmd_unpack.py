@@ -94,7 +94,8 @@ def _problems(container: Container, name: str) -> list[dict[str, str]]:
         try:
             container.header(component)
         except DistillganError as error:
-            found.insert(0, {"code": getattr(error, "code", ""), "where": name, "message": str(error)})
+            message = getattr(error, "message", str(error))
+            found.insert(0, {"code": getattr(error, "code", ""), "where": name, "message": message})
     return found
 
 

@@ -101,7 +101,7 @@ def cli() -> None:
 
     Wherever a command takes a FILE, a model's name, its id or a unique beginning of its id does too.
 
-    Exit codes: 0 fine, 1 problems in a file, 2 misuse.
+    Exit codes: 0 fine, 1 problems in a file (of diff: a difference), 2 misuse.
     """
 
 

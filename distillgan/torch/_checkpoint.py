@@ -6,6 +6,7 @@ are read as inert values; nothing of them is imported.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import pickle
@@ -21,10 +22,14 @@ import safetensors
 import torch
 
 from .. import _archive, _foreign
+from .._text import printable
 from ..container import open_file
 from ..errors import CheckpointError, FormatError
 from ._plain import Inert
 
+logger = logging.getLogger("distillgan")
+
+_CHUNK = 1024 * 1024
 _STATE_KEYS = (
     "model_state_dict", "state_dict", "model", "model_state", "generator", "generator_state_dict",
 )  # fmt: skip
@@ -57,6 +62,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, prefer: str = _STATE_KEYS[0
     model, ModelNotFoundError.
     """
     loaded = _load(path)
+    _warn_of_damage(path)
     state_dict, top = _find_state_dict(loaded, path, (prefer, *_STATE_KEYS))
     epoch = _get(top, "epoch")
     return Checkpoint(
@@ -68,6 +74,27 @@ def read_checkpoint(path: str | os.PathLike[str], *, prefer: str = _STATE_KEYS[0
         _loss(top, "train_loss"),
         _loss(top, "val_loss"),
     )
+
+
+def _warn_of_damage(path: str | os.PathLike[str]) -> None:
+    """Log the first member of a torch file that does not fit its CRC-32, which torch.load does not check.
+
+    It is no error, since torch.serialization.set_crc32_options can leave the CRCs out.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if info.compress_type != zipfile.ZIP_STORED:
+                continue
+            try:
+                with archive.open(info) as file:
+                    while file.read(_CHUNK):
+                        pass
+            except _LOAD_ERRORS:
+                name = printable(info.filename)
+                logger.warning("%s: %s does not fit its CRC-32: is it damaged?", printable(str(path)), name)
+                return
 
 
 def _load(path: str | os.PathLike[str]) -> Any:

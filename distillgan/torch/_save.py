@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import torch
 from msgspec import UNSET
 from torch import nn
 
@@ -79,6 +80,7 @@ def save_model(
     for what a container cannot hold.
     """
     state_dict = model.state_dict() if isinstance(model, nn.Module) else model
+    metadata = _plain_metadata(metadata)
     recipe = prepare(state_dict, spectrogram_config, training_config, metadata, analysis, vocoder_state)
     return _write(recipe, models_dir)
 
@@ -95,7 +97,7 @@ def save_model_from_checkpoint(
     `save_model` does, and CheckpointError for a file that cannot be read safely.
     """
     model = read_model(checkpoint_path)
-    model.metadata = _fill_unknown(metadata, model.metadata)
+    model.metadata = _fill_unknown(_plain_metadata(metadata), model.metadata)
     if vocoder_state is not None:
         model.vocoder_state = vocoder_state
     return _write(model.prepare(), models_dir)
@@ -169,6 +171,19 @@ def _read_container(path: str | os.PathLike[str]) -> Model:
 def _read_preview(path: str | os.PathLike[str]) -> bytes:
     with Container.open(path) as container:
         return container.read_entry(PREVIEW_NAME) or b""
+
+
+def _plain_metadata(metadata: ModelMetadata) -> ModelMetadata:
+    """The same with Python's numbers in the place of NumPy's and torch's, which trainers count with."""
+    if not isinstance(metadata, ModelMetadata):
+        raise CheckpointError(f"metadata is a {type(metadata).__name__}: give a ModelMetadata.")
+    values = {field.name: getattr(metadata, field.name) for field in dataclasses.fields(metadata)}
+    numbers: dict[str, Any] = {
+        name: value.item()
+        for name, value in values.items()
+        if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+    }
+    return dataclasses.replace(metadata, **numbers)
 
 
 def _fill_unknown(metadata: ModelMetadata, found: ModelMetadata) -> ModelMetadata:

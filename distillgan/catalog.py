@@ -174,7 +174,10 @@ class ModelLibrary:
         with self._locked():
             self._load()
             self._listing = self._survey(Listing())
+            self._dirty = True
             self._write()
+        if self._dirty and not self._index_kept:
+            _warn(f"{self._index_path} could not be written: each program will read the files again.")
         self.report = compare(before, self._listing)
         then, self._opened = self._opened, self._id_counts()
         return (then - self._opened).total(), (self._opened - then).total()

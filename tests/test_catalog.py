@@ -799,6 +799,18 @@ def test_repair_counts_what_changed_since_the_library_was_opened(folder: Path) -
     assert set(index_of(folder)["models"]) == {"id-new", "id-snow"}
 
 
+def test_repair_says_when_the_index_could_not_be_written(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    library = ModelLibrary(folder)
+    assert library.repair_index() == (0, 0)
+    assert caplog.text == ""
+    (folder / INDEX_NAME).unlink()
+    (folder / INDEX_NAME).mkdir()
+    library.repair_index()
+    assert "could not be written" in caplog.text
+
+
 def test_repair_trusts_no_cached_record(folder: Path) -> None:
     ModelLibrary(folder)
     index = index_of(folder)

@@ -87,6 +87,14 @@ class Terminal:
         return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
+@pytest.fixture(autouse=True)
+def no_app_stays_imported() -> Iterator[None]:
+    """The stand-ins for the app's modules are gone again after a test."""
+    yield
+    for name in [name for name in sys.modules if name == "distill" or name.startswith("distill.")]:
+        del sys.modules[name]
+
+
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[Step, str]]]:
     """The folder in which the README's session ran, and each step with what it printed."""

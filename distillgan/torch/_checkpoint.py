@@ -23,7 +23,7 @@ import torch
 
 from .. import _archive, _foreign
 from .._text import printable
-from ..container import open_file
+from ..container import is_container, open_file
 from ..errors import CheckpointError, FormatError
 from ._plain import Inert
 
@@ -102,6 +102,11 @@ def _load(path: str | os.PathLike[str]) -> Any:
     head, pickled = _look(name)
     if pickled is not None:
         return _load_pickle(name, pickled, mmap=head == _archive.LOCAL_MAGIC)
+    if head == _archive.LOCAL_MAGIC:
+        cure = "cut short or damaged, or no PyTorch file: get it again."
+        if is_container(name):
+            cure = "a .distillgan file: `distillgan unpack --component vocoder` takes its vocoder out."
+        raise CheckpointError(f"{name}: {cure}")
     try:
         return _load_safetensors(name)
     except (safetensors.SafetensorError, OSError) as error:

@@ -568,9 +568,9 @@ def test_what_is_first_used_under_inference_mode_can_be_trained_later(way: str, 
     network = conv_vae()
     loaded = open_by(way, save(tmp_path, network.state_dict()))
     with torch.inference_mode():
+        early = loaded.state_dict["encoder.fc_mu.bias"]
         assert loaded.model is not None
         loaded.model.decode(torch.zeros(1, 3))
-        early = loaded.state_dict["encoder.fc_mu.bias"]
     late = loaded.state_dict["encoder.fc_mu.weight"]
     assert not early.is_inference()
     assert not late.is_inference()

@@ -306,8 +306,8 @@ def assert_text(text: str) -> None:
 
 
 def without_style(text: str) -> str:
-    """Text without colours and weights, which rich sets by itself."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+    """Text without what rich sets by itself: colours and weights, and how its progress is redrawn."""
+    return re.sub(r"\x1b\[(?:[0-9;]*m|\?25[lh]|1A|2K)|\r(?=\x1b\[)", "", text)
 
 
 def strings(value: Any) -> list[str]:

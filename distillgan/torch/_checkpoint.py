@@ -103,9 +103,9 @@ def _load(path: str | os.PathLike[str]) -> Any:
     if pickled is not None:
         return _load_pickle(name, pickled, mmap=head == _archive.LOCAL_MAGIC)
     if head == _archive.LOCAL_MAGIC:
-        cure = "cut short or damaged, or no PyTorch file: get it again."
+        cure = "is cut short or damaged, or no PyTorch file; get it again."
         if is_container(name):
-            cure = "a .distillgan file: `distillgan unpack --component vocoder` takes its vocoder out."
+            cure = "is a .distillgan file; `distillgan unpack --component vocoder` takes its vocoder out."
         raise CheckpointError(f"{name}: {cure}")
     try:
         return _load_safetensors(name)

@@ -154,7 +154,7 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
 
 
 def read_status(path: str | os.PathLike[str], *, transport: bool = True) -> tuple[Manifest, os.stat_result]:
-    """The same, and the state of the file from before it was read.
+    """A container's manifest as `read_manifest` gives it, and the file's status from before it was read.
 
     `transport=False` refuses the transport form, as a library does.
     """

@@ -8,9 +8,11 @@ import logging
 import math
 import os
 import pickle
+import struct
 import sys
 import time
 import types
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,13 @@ from safetensors.torch import save_file
 from torch_helpers import STATE_KEYS, conv_vae, hifigan_state, raw, same_bits, save, small_state
 
 from distillgan import CheckpointError, LegacyFormatError, ModelMetadata, ModelNotFoundError, verify
-from distillgan.torch import load_model, read_model, read_vocoder_state, save_model_from_checkpoint
+from distillgan.torch import (
+    _checkpoint,
+    load_model,
+    read_model,
+    read_vocoder_state,
+    save_model_from_checkpoint,
+)
 from distillgan.torch._checkpoint import read_checkpoint
 
 
@@ -516,3 +524,26 @@ def test_vocoders_are_told_apart_by_their_shapes(shape: Any, blocks: bool, kind:
     assert read_vocoder_state(torch_file(tmp_path / "g", {"generator": state}))["type"] == kind
     other = {"some.weight": torch.ones(1)}
     assert read_vocoder_state(torch_file(tmp_path / "o", {"generator": other}))["type"] == "unknown"
+
+
+def test_members_that_overlap_are_not_read_again_and_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", bytes(2**20))
+    assert _checkpoint._find_damage(path) is None
+    data = path.read_bytes()
+    record = data[data.index(b"PK\1\2") : data.index(b"PK\5\6")]
+    count = 50_000
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, count, count, len(record) * count, 2**20 + 31, 0)
+    path.write_bytes(data[: data.index(b"PK\1\2")] + record * count + end)
+    assert len(zipfile.ZipFile(path).infolist()) == count
+    assert _checkpoint._find_damage(path) == "the ZIP directory"
+
+
+def test_a_zip_whose_directory_is_broken_is_damaged_and_no_crash(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a", b"abc")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"PK\1\2", b"PK\1\3"))
+    assert _checkpoint._find_damage(path) == "the ZIP directory"

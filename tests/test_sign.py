@@ -219,16 +219,21 @@ def test_without_ssh_keygen_the_cure_is_said(
         sign(model, keys / "alice")
 
 
+def stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Put a shell script in the place of ssh-keygen."""
+    if os.name == "nt":
+        pytest.skip("a script stands in for ssh-keygen")
+    program = folder / "bin" / "ssh-keygen"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+
 def test_an_ssh_keygen_that_waits_is_not_waited_for(
     model: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if os.name == "nt":
-        pytest.skip("a script stands in for ssh-keygen")
-    slow = tmp_path / "bin" / "ssh-keygen"
-    slow.parent.mkdir()
-    slow.write_text("#!/bin/sh\nexec sleep 20\n")
-    slow.chmod(0o755)
-    monkeypatch.setenv("PATH", str(slow.parent), prepend=os.pathsep)
+    stand_in(tmp_path, monkeypatch, "exec sleep 20")
     monkeypatch.setattr(signing, "_SECONDS", 0.2)
     with pytest.raises(DistillganError, match="did not answer"):
         sign(model, keys / "alice")
@@ -237,13 +242,7 @@ def test_an_ssh_keygen_that_waits_is_not_waited_for(
 def test_an_ssh_keygen_that_cannot_check_is_no_altered_signature(
     signed: Path, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if os.name == "nt":
-        pytest.skip("a script stands in for ssh-keygen")
-    broken = tmp_path / "bin" / "ssh-keygen"
-    broken.parent.mkdir()
-    broken.write_text("#!/bin/sh\necho 'No user exists for uid 23456' >&2\nexit 255\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("PATH", str(broken.parent), prepend=os.pathsep)
+    stand_in(tmp_path, monkeypatch, "echo 'No user exists for uid 23456' >&2; exit 255")
     with Container.open(signed) as container, pytest.raises(DistillganError, match="No user exists"):
         check_signature(container, keys / "allowed")
 

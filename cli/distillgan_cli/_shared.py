@@ -26,6 +26,8 @@ library_option = click.option(
     help="The folder of models.  [default: $DISTILLGAN_LIBRARY, else the system's data folder]",
 )
 
+_LEAST_COLUMNS = 40  # narrower, the terminal wraps
+
 
 def library_folder(library: Path | None) -> Path:
     """The library's folder: as given, else that of the system's application data."""
@@ -108,9 +110,6 @@ def show_fields(fields: Iterable[tuple[str, str]]) -> None:
             for part in wrapped:
                 click.echo(f"  {printable(label):<12} {part}".rstrip())
                 label = ""
-
-
-_LEAST_COLUMNS = 40  # narrower, the terminal wraps
 
 
 def _columns() -> int:

@@ -61,8 +61,6 @@ def pack(ctx: click.Context, /, checkpoints: tuple[str, ...], as_json: bool, **o
     for checkpoint in checkpoints:
         try:
             answers.append(_pack(checkpoint, options))
-        except BrokenPipeError:
-            raise
         except (DistillganError, OSError) as error:
             if isinstance(error, PairingError):
                 error = PairingError(f"{checkpoint}: {error}")

@@ -84,8 +84,6 @@ def verify(
                 reports.append(_check(path, quick, signer))
                 if not as_json:
                     _show(reports[-1], quick)
-        except BrokenPipeError:
-            raise
         except (DistillganError, OSError) as error:
             complain(error)
             worst = max(worst, exit_code(error))

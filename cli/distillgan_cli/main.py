@@ -63,14 +63,14 @@ class LazyGroup(click.Group):
                 raise
             raise click.UsageError(printable(text, keep="\n"), error.ctx) from None
         except (DistillganError, OSError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             complain(error)
             ctx.exit(exit_code(error))
 
 
 def complain(error: DistillganError | OSError) -> None:
-    """Say on stderr what went wrong, in one sentence."""
+    """Say on stderr what went wrong, in one sentence; a reader that is gone is click's to handle."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     click.echo(printable(describe(error), keep="\n"), err=True)
 
 

@@ -77,24 +77,33 @@ def read_checkpoint(path: str | os.PathLike[str], *, prefer: str = _STATE_KEYS[0
 
 
 def _warn_of_damage(path: str | os.PathLike[str]) -> None:
-    """Log the first member of a torch file that does not fit its CRC-32, which torch.load does not check.
+    """Log what in a torch file does not fit its CRC-32, which torch.load does not check.
 
     It is no error, since torch.serialization.set_crc32_options can leave the CRCs out.
     """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            if info.compress_type != zipfile.ZIP_STORED:
-                continue
-            try:
+    if zipfile.is_zipfile(path):
+        found = _find_damage(path)
+        if found is not None:
+            text = f"{os.fspath(path)}: {found} does not fit its CRC-32: is it damaged?"
+            logger.warning("%s", printable(text))
+
+
+def _find_damage(path: str | os.PathLike[str]) -> str | None:
+    """The first member of a ZIP that does not fit its CRC-32; members that overlap are not read."""
+    name = "the ZIP directory"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = [info for info in archive.infolist() if info.compress_type == zipfile.ZIP_STORED]
+            if sum(info.compress_size for info in stored) > os.path.getsize(path):
+                return name  # as a hostile directory has it, to have the same bytes read again and again
+            for info in stored:
+                name = info.filename
                 with archive.open(info) as file:
                     while file.read(_CHUNK):
                         pass
-            except _LOAD_ERRORS:
-                name = printable(info.filename)
-                logger.warning("%s: %s does not fit its CRC-32: is it damaged?", printable(str(path)), name)
-                return
+    except _LOAD_ERRORS:
+        return name
+    return None
 
 
 def _load(path: str | os.PathLike[str]) -> Any:

@@ -60,11 +60,10 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return self._container.tensors(self._component)
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        try:
-            return self._made[name]
-        except KeyError:
+        made = self._made.get(name)
+        if made is None:
             made = self._made[name] = self._get(name)
-            return made
+        return made
 
     def __iter__(self) -> Iterator[str]:
         # dict() and load_state_dict list the names and then ask for the first: they want them all.
